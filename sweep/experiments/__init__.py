@@ -1,0 +1,1 @@
+"""Experiments: pipelines with a name, a journal and children."""

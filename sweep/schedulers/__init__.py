@@ -1,0 +1,1 @@
+"""How long to try it."""

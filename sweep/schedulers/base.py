@@ -1,0 +1,83 @@
+"""The protocol of schedulers: how long to try it."""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from collections.abc import Mapping, Sequence
+from typing import Any, ClassVar
+
+from sweep.space import SearchSpace
+from sweep.trial import Decision, Objective, Resources, Trial
+
+__all__ = ["Decision", "Scheduler"]
+
+
+class Scheduler(ABC):
+    """Decides how long a trial runs. ``should_stop`` suffices.
+
+    The sweep calls one method at a time. A scheduler must be deterministic given the
+    order of calls (private seeded generators only): a resumed sweep replays ``on_add``,
+    ``on_report``, ``on_end`` and ``next_trial`` in journal order, where the subclass has no
+    ``restore(trials: Sequence[Trial]) -> None`` of its own.
+
+    ``setup`` may take a fourth parameter named ``predict``: a callable
+    ``predict(trials, resource) -> list[(mean, sd)]`` or None, if the optimizer offers it.
+
+    The Trial objects it is handed are live: status, step, metrics and history are kept up to
+    date by the sweep. A scheduler never writes to them.
+
+    Attributes:
+        TUNABLE: Search space of constructor arguments for meta-experiments (plain mapping).
+    """
+
+    TUNABLE: ClassVar[Mapping[str, Any]] = {}
+
+    @abstractmethod
+    def should_stop(self, trial: Trial) -> bool:
+        """Return whether the trial should stop now, judged by ``trial.step`` and ``trial.metrics``."""
+
+    def allocate_resources(self, trial: Trial) -> Resources | None:
+        """Return what the trial occupies from this start on; None takes the sweep's ``resources``."""
+        return None
+
+    def setup(self, space: SearchSpace, objectives: Sequence[Objective], seed: int) -> None:  # noqa: B027  # optional on purpose
+        """Called once before anything else."""
+
+    @property
+    def n_trials(self) -> int | None:
+        """New trials in one pass of a finite schedule (Hyperband, PBT), or None for an endless one."""
+        return None
+
+    def room(self, free: int) -> int:
+        """Return how many new trials to ask the optimizer for now, given ``free`` slots (>= 0).
+
+        0 = wait for running trials. More than ``free`` is allowed: the rest queue as pending.
+        """
+        return free
+
+    def on_add(self, trial: Trial) -> None:  # noqa: B027  # optional on purpose
+        """A new trial has entered the sweep (number assigned, committed, not yet started)."""
+
+    def next_decision(self, trial: Trial) -> int | None:
+        """Return the next step at which ``on_report`` may answer other than CONTINUE for this trial.
+
+        Reports below it need no answer and are sent one-way. None = any report may be decisive.
+        """
+        return None
+
+    def on_report(self, trial: Trial, step: int, metrics: Mapping[str, float]) -> Decision:
+        """Judge a report; ``trial.step``, ``.metrics`` and ``.history`` already include it."""
+        return Decision.STOP if self.should_stop(trial) else Decision.CONTINUE
+
+    def on_end(self, trial: Trial) -> None:  # noqa: B027  # optional on purpose
+        """A trial has paused or ended; ``trial.status`` and ``.reason`` say how."""
+
+    def next_trial(self) -> Trial | None:
+        """Return what to do with a free slot before new trials are asked for.
+
+        Either a paused trial of this sweep, to be resumed (a promotion), or a new Trial with
+        ``parent`` (the trial it takes over from) and ``start_from`` (the donor of the checkpoint):
+        an exploit. None = ask the optimizer (as far as ``room`` allows). The call takes the
+        decision: the same trial is not returned twice for one promotion.
+        """
+        return None
