@@ -1,0 +1,102 @@
+"""The journal of one run: the outcome of every stage activation, by its structural key."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from typing import Any, NamedTuple, final
+
+from sweep.clock import current_clock
+from sweep.errors import StoreCorrupt
+from sweep.store.blobs import BlobStore
+from sweep.store.codec import decode, encode, references
+from sweep.store.writer import Store
+
+__all__ = ["Entry", "Journal"]
+
+_PUT = "INSERT OR REPLACE INTO journal(run_id, key, kind, value, code, contract, at) VALUES (?,?,?,?,?,?,?)"
+
+
+class Entry(NamedTuple):
+    """One row: what kind of outcome, its encoded value, and the definitions it was made under."""
+
+    kind: str
+    value: str | None
+    code: int | None
+    contract: int | None
+
+
+@final
+class Journal:
+    """Outcomes of one run.
+
+    Args:
+        store: The open store.
+        run_id: The run (0 = the cache shared by all runs).
+        root_id: Its root, which owns the blobs.
+        fresh: The run is new: nothing to load.
+    """
+
+    def __init__(self, store: Store, run_id: int, root_id: int, *, fresh: bool) -> None:
+        self.store, self.run_id, self.root_id = store, run_id, root_id
+        self.blobs = BlobStore(store.blob_directory(root_id))
+        self._entries: dict[str, Entry] = {}
+        if not fresh:
+            query = "SELECT key, kind, value, code, contract FROM journal WHERE run_id=?"
+            self._entries = {row[0]: Entry(*row[1:]) for row in store.rows(query, (run_id,))}
+
+    def get(self, key: str) -> Entry | None:
+        """Return the entry of a key as it stood when the run was opened (restores are read once)."""
+        return self._entries.get(key)
+
+    def keys(self) -> Iterable[str]:
+        """Return the keys that were there when the run was opened."""
+        return self._entries.keys()
+
+    def forget(self, key: str) -> None:
+        """Drop a restored entry from memory, so that memory stays flat, or to have the stage run again."""
+        self._entries.pop(key, None)
+
+    def encode(self, value: Any) -> str:
+        """Encode a value; its arrays are written and synced at once.
+
+        Raises:
+            NotStorable: Part of the value cannot be written.
+        """
+        return encode(value, self.blobs)
+
+    def decode(self, key: str, text: str, expected: Any = None) -> Any:
+        """Decode a stored value.
+
+        Raises:
+            StoreCorrupt: It does not read back; the message names run and key.
+        """
+        try:
+            return decode(text, self.blobs, expected)
+        except StoreCorrupt as error:
+            raise StoreCorrupt(f"{self.store.path}, run {self.run_id}, {key!r}: {error}") from error
+
+    def put(
+        self, key: str, kind: str, text: str | None, *, code: int | None = None, contract: int | None = None
+    ) -> None:
+        """Queue an outcome for the next commit."""
+        self.store.add(_PUT, (self.run_id, key, kind, text, code, contract, current_clock().wall()))
+        if text is not None and "$" in text:
+            for digest in references(text):
+                self.store.add("INSERT OR IGNORE INTO blob(digest, run_id, key) VALUES (?,?,?)", (digest, self.run_id, key))
+
+    def replace(self, key: str, kind: str, text: str) -> None:
+        """Queue an outcome that takes the place of an earlier one, whose blobs go after the commit."""
+        rows = self.store.rows("SELECT digest FROM blob WHERE run_id=? AND key=?", (self.run_id, key))
+        old = {row[0] for row in rows}
+        kept = references(text) if "$" in text else set()
+        self.store.add("DELETE FROM blob WHERE run_id=? AND key=?", (self.run_id, key))
+        self.put(key, kind, text)
+        gone = old - set(kept)
+        if gone:
+            self.store.after_commit(lambda: self._drop(gone))
+
+    def _drop(self, digests: set[str]) -> None:
+        for digest in digests:
+            query = "SELECT 1 FROM blob b JOIN run r ON r.id=b.run_id WHERE b.digest=? AND r.root_id=? LIMIT 1"
+            if self.store.row(query, (digest, self.root_id)) is None:
+                self.blobs.path(digest).unlink(missing_ok=True)

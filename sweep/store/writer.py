@@ -1,0 +1,336 @@
+"""The store: one SQLite file in WAL mode, its blobs and its lock file.
+
+Layout for ``sweep.db``::
+
+    sweep.db              tables of ``schema``
+    sweep.db.d/lock       one lockable byte per root run
+    sweep.db.d/blobs/7/   arrays and tensors of root run 7, by content hash
+    sweep.db.d/runs/12/   files of run 12: logs, artifacts, ``ctx.dir``
+
+``Store`` owns one connection, used under a lock by any thread. Statements are queued with
+``add`` and written together by ``commit`` in one transaction, which first compares the
+owner's epoch: a stopped owner that comes back cannot write any more (fencing).
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import platform
+import sqlite3
+import threading
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any, Literal, final
+
+from sweep.clock import current_clock
+from sweep.errors import RunLocked, RunNotFound, StoreCorrupt, StoreError, StoreTooNew, StoreUnwritable
+from sweep.store.ddl import SCHEMA_VERSION, statements
+from sweep.store.ownership import LockFile, network_file_system
+
+__all__ = ["Durability", "Store", "default_store"]
+
+Durability = Literal["process", "power"]
+_TABLES = frozenset({"run", "journal", "metric", "blob", "definition"})
+
+
+def default_store() -> Path:
+    """Return ``$SWEEP_STORE`` or ``./sweep.db``."""
+    return Path(os.environ.get("SWEEP_STORE") or "sweep.db")
+
+
+@final
+class Store:
+    """One open store.
+
+    Args:
+        path: The SQLite file; None = ``$SWEEP_STORE`` or ``./sweep.db``.
+        create: Make the file if it is not there.
+        readonly: Open for reading only.
+        durability: ``"process"`` survives kill -9 (WAL, synchronous NORMAL);
+            ``"power"`` survives a power cut (FULL).
+        allow_network: Accept a network file system, where locks may not hold.
+
+    Raises:
+        StoreUnwritable: The directory is missing or cannot be written.
+        StoreCorrupt: The file is no SQLite database, or is damaged.
+        StoreTooNew: It was written by a newer sweep.
+        StoreError: Anything else SQLite says.
+    """
+
+    def __init__(
+        self,
+        path: str | Path | None = None,
+        *,
+        create: bool = True,
+        readonly: bool = False,
+        durability: Durability = "process",
+        allow_network: bool = False,
+    ) -> None:
+        self.path = Path(path) if path is not None else default_store()
+        self.readonly = readonly
+        self.durability: Durability = durability
+        self._mutex = threading.RLock()
+        self._pid = os.getpid()
+        self._queue: list[tuple[str, Sequence[Any]]] = []
+        self._after: list[Callable[[], None]] = []
+        self._owned: dict[int, int] = {}
+        self._definitions: dict[str, int] = {}
+        self._check_place(create, allow_network)
+        with _translated(self.path):
+            self._connection = self._connect(create)
+        self.files = self.path.with_name(self.path.name + ".d")
+        self._locks: LockFile | None = None
+
+    def __repr__(self) -> str:
+        return f"Store({str(self.path)!r})"
+
+    def _check_place(self, create: bool, allow_network: bool) -> None:
+        if self.durability not in ("process", "power"):
+            raise StoreError(f"durability={self.durability!r}: expected 'process' or 'power'")
+        if not self.path.parent.is_dir():
+            raise StoreUnwritable(f"store {self.path}: the directory {self.path.parent} does not exist; make it first")
+        if self.path.is_dir():
+            raise StoreUnwritable(f"store {self.path} is a directory; name a file in it, for example {self.path}/sweep.db")
+        if not self.path.exists() and not create:
+            raise StoreError(f"there is no store {self.path}; run something first, or name one (--store, SWEEP_STORE)")
+        allow = allow_network or os.environ.get("SWEEP_ALLOW_NETWORK_FS") == "1"
+        kind = None if allow or self.readonly else network_file_system(self.path.parent)
+        if kind is not None:
+            raise StoreError(
+                f"store {self.path} lies on a network file system ({kind}), where locks may not hold; "
+                "use a local disk, or set SWEEP_ALLOW_NETWORK_FS=1"
+            )
+
+    def _connect(self, create: bool) -> sqlite3.Connection:
+        new = create and not self.readonly and (not self.path.exists() or self.path.stat().st_size == 0)
+        if self.readonly:
+            connection = sqlite3.connect(
+                f"file:{_quoted(self.path)}?mode=ro", uri=True, check_same_thread=False, isolation_level=None
+            )
+        else:
+            connection = sqlite3.connect(self.path, check_same_thread=False, isolation_level=None, timeout=30)
+        connection.execute("PRAGMA busy_timeout=30000")
+        if not self.readonly:
+            connection.execute("PRAGMA journal_mode=WAL")
+            connection.execute(f"PRAGMA synchronous={'FULL' if self.durability == 'power' else 'NORMAL'}")
+        version = connection.execute("PRAGMA user_version").fetchone()[0]
+        if version == 0 and not self.readonly:
+            version = self._create(connection) if new or not self._has_tables(connection) else version
+        if version > SCHEMA_VERSION:
+            connection.close()
+            raise StoreTooNew(str(self.path), version, SCHEMA_VERSION)
+        if version < 1 or not self._has_tables(connection):
+            connection.close()
+            raise StoreCorrupt(f"{self.path} is a SQLite database, but not a store of sweep; name another file")
+        return connection
+
+    @staticmethod
+    def _has_tables(connection: sqlite3.Connection) -> bool:
+        found = {row[0] for row in connection.execute("SELECT name FROM sqlite_master WHERE type='table'")}
+        return found >= _TABLES
+
+    def _create(self, connection: sqlite3.Connection) -> int:
+        found = connection.execute("SELECT count(*) FROM sqlite_master").fetchone()[0]
+        if found and not self._has_tables(connection):
+            return 0
+        connection.execute("BEGIN IMMEDIATE")
+        if connection.execute("PRAGMA user_version").fetchone()[0] == 0:
+            for statement in statements():
+                connection.execute(statement)
+            connection.execute(f"PRAGMA user_version={SCHEMA_VERSION}")
+        connection.execute("COMMIT")
+        return SCHEMA_VERSION
+
+    # ------------------------------------------------------------ reading
+
+    def rows(self, query: str, parameters: Sequence[Any] = ()) -> list[tuple[Any, ...]]:
+        """Return all rows of a query, queued writes of this process not included."""
+        with self._mutex, _translated(self.path):
+            self._same_process()
+            return self._connection.execute(query, parameters).fetchall()
+
+    def row(self, query: str, parameters: Sequence[Any] = ()) -> tuple[Any, ...] | None:
+        """Return the first row of a query, or None."""
+        found = self.rows(query, parameters)
+        return found[0] if found else None
+
+    # ------------------------------------------------------------ writing
+
+    def add(self, statement: str, parameters: Sequence[Any]) -> None:
+        """Queue a statement for the next commit."""
+        with self._mutex:
+            self._queue.append((statement, parameters))
+
+    def after_commit(self, action: Callable[[], None]) -> None:
+        """Call ``action`` once the statements queued so far are committed."""
+        with self._mutex:
+            self._after.append(action)
+
+    def commit(self) -> None:
+        """Write everything queued in one transaction, if this process still owns its runs.
+
+        Raises:
+            RunLocked: Another process has taken a run over.
+            StoreUnwritable: Disk full or read-only; what was queued is kept for another try.
+        """
+        with self._mutex:
+            if not self._queue:
+                return
+            self._same_process()
+            queue = self._queue
+            with self._transaction() as connection:
+                for statement, parameters in queue:
+                    connection.execute(statement, parameters)
+            self._queue = []
+            actions, self._after = self._after, []
+        for action in actions:
+            action()
+
+    @contextmanager
+    def _transaction(self) -> Iterator[sqlite3.Connection]:
+        connection = self._connection
+        with _translated(self.path):
+            connection.execute("BEGIN IMMEDIATE")
+            try:
+                for root, epoch in self._owned.items():
+                    found = connection.execute("SELECT epoch FROM run WHERE id=?", (root,)).fetchone()
+                    if found is None or found[0] != epoch:
+                        raise RunLocked(str(root), "another process, which has taken it over")
+                yield connection
+                connection.execute("COMMIT")
+            except BaseException:
+                if connection.in_transaction:
+                    connection.execute("ROLLBACK")
+                raise
+
+    def insert(self, statement: str, parameters: Sequence[Any]) -> int:
+        """Commit the queue and one insert, and return the new row's id."""
+        with self._mutex:
+            self.commit()
+            with self._transaction() as connection:
+                return int(connection.execute(statement, parameters).lastrowid or 0)
+
+    def definition(self, kind: str, digest: str, text: str) -> int:
+        """Return the id of a definition (a contract, a code hash), written once."""
+        known = self._definitions.get(digest)
+        if known is not None:
+            return known
+        with self._mutex:
+            self.commit()
+            with self._transaction() as connection:
+                connection.execute(
+                    "INSERT OR IGNORE INTO definition(hash, kind, text) VALUES (?,?,?)", (digest, kind, text)
+                )
+                found = connection.execute("SELECT id FROM definition WHERE hash=?", (digest,)).fetchone()
+            self._definitions[digest] = int(found[0])
+            return int(found[0])
+
+    # ------------------------------------------------------------ ownership
+
+    @property
+    def locks(self) -> LockFile:
+        """The lock file of this store."""
+        if self._locks is None:
+            self.files.mkdir(exist_ok=True)
+            self._locks = LockFile.of(self.files / "lock")
+        return self._locks
+
+    def own(self, root_id: int, name: str) -> None:
+        """Become the owner of a root run.
+
+        Raises:
+            RunLocked: A live process (or this one) owns it.
+        """
+        if not self.locks.acquire(root_id):
+            raise RunLocked(name, self.owner(root_id))
+        owner = json.dumps({"host": platform.node(), "pid": os.getpid(), "since": current_clock().wall()})
+        try:
+            with self._mutex, self._transaction() as connection:
+                connection.execute("UPDATE run SET epoch=epoch+1, owner=? WHERE id=?", (owner, root_id))
+                found = connection.execute("SELECT epoch FROM run WHERE id=?", (root_id,)).fetchone()
+                if found is None:
+                    raise RunNotFound(name, str(self.path))
+            self._owned[root_id] = int(found[0])
+        except BaseException:
+            self.locks.release(root_id)
+            raise
+
+    def disown(self, root_id: int) -> None:
+        """Give a root run back."""
+        self._owned.pop(root_id, None)
+        self.locks.release(root_id)
+
+    def owner(self, root_id: int) -> str:
+        """Return who owns (or last owned) a root run, in words."""
+        found = self.row("SELECT owner FROM run WHERE id=?", (root_id,))
+        if found is None or found[0] is None:
+            return "another process"
+        facts = json.loads(found[0])
+        return f"process {facts.get('pid')} on {facts.get('host')}"
+
+    def is_live(self, root_id: int) -> bool:
+        """Whether a live process owns the root run; read from the lock, never from a process id."""
+        if not (self.files / "lock").exists():
+            return False
+        return self.locks.is_held(root_id)
+
+    # ------------------------------------------------------------ files
+
+    def run_directory(self, run_id: int) -> Path:
+        """Return the directory of a run's own files (not made yet)."""
+        return self.files / "runs" / str(run_id)
+
+    def blob_directory(self, root_id: int) -> Path:
+        """Return the directory of a root run's blobs; 0 = the shared cache."""
+        return self.files / "blobs" / str(root_id)
+
+    def close(self) -> None:
+        """Write what is queued, give back what is owned, and close."""
+        try:
+            if self._pid == os.getpid() and not self.readonly:
+                self.commit()
+        finally:
+            for root_id in list(self._owned):
+                self.disown(root_id)
+            self._connection.close()
+
+    def __enter__(self) -> Store:
+        return self
+
+    def __exit__(self, *exc_info: object) -> None:
+        self.close()
+
+    def _same_process(self) -> None:
+        if os.getpid() != self._pid:
+            raise StoreError(f"{self.path} was opened before a fork; open it again in the child process")
+
+
+def _quoted(path: Path) -> str:
+    from urllib.parse import quote
+
+    return quote(str(path.resolve()))
+
+
+@contextmanager
+def _translated(path: Path) -> Iterator[None]:
+    """Turn what SQLite says into our errors, which name the file and what to do."""
+    try:
+        yield
+    except sqlite3.OperationalError as error:
+        text = str(error)
+        if any(word in text for word in ("readonly", "unable to open", "disk is full", "disk I/O", "permission")):
+            raise StoreUnwritable(f"cannot write the store {path}: {text}; what was finished before is kept") from error
+        if "malformed" in text:
+            raise StoreCorrupt(f"{path}: {text}") from error
+        raise StoreError(f"store {path}: {text}") from error
+    except sqlite3.DatabaseError as error:
+        raise StoreCorrupt(
+            f"{path} cannot be read: {error}; if it was a store, copy it and try: sqlite3 {path} .recover"
+        ) from error
+
+
+def placeholders(values: Iterable[Any]) -> str:
+    """Return ``?,?,?`` for an IN clause."""
+    return ",".join("?" for _ in values)
