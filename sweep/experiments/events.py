@@ -1,0 +1,481 @@
+"""What happens in a sweep (events) and what is to be done about it (effects).
+
+Events are plain data: the journal of a sweep is a list of them, and
+:meth:`sweep.experiments.machine.Machine.fold` turns each into effects. An event names
+everything the journal must keep and nothing that follows from earlier events.
+:func:`to_data` and :func:`from_data` carry them to and from JSON-like data.
+
+Effects are never stored; they may hold the live :class:`~sweep.trial.Trial`.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, fields
+from typing import Any, Literal, TypeAlias, final, get_args
+
+from sweep.trial import Budget, Decision, Reason, Result, Status, Trial
+
+__all__ = [
+    "Added",
+    "Answer",
+    "Ask",
+    "BudgetSet",
+    "Cancel",
+    "Decided",
+    "Earlier",
+    "Effect",
+    "Ended",
+    "Enqueue",
+    "Event",
+    "Exploited",
+    "Finish",
+    "Finished",
+    "Imported",
+    "Judge",
+    "Kind",
+    "New",
+    "Observe",
+    "Opened",
+    "Place",
+    "Promoted",
+    "Reported",
+    "Saved",
+    "Settled",
+    "Start",
+    "Started",
+    "StopRequested",
+    "Suggested",
+    "Ticked",
+    "from_data",
+    "to_data",
+]
+
+Kind: TypeAlias = Literal["completed", "stopped", "paused", "failed", "timeout", "lost", "interrupted"]
+
+
+# ---- parts of events -------------------------------------------------------------------------------------------------
+
+
+@final
+@dataclass(frozen=True, slots=True)
+class New:
+    """A trial that enters the sweep.
+
+    Attributes:
+        number: Its number: the count of trials before it.
+        params: Parameter values by dotted name.
+        source: A :class:`~sweep.trial.Source`: ``"optimizer"``, ``"enqueued"`` or ``"scheduler"``.
+        notes: JSON data its optimizer wants back.
+        parent: Number of the trial it takes over from (an exploit), or None.
+        start_from: Number of the trial whose latest checkpoint it starts from, or None.
+    """
+
+    number: int
+    params: dict[str, Any]
+    source: str = "optimizer"
+    notes: dict[str, Any] | None = None
+    parent: int | None = None
+    start_from: int | None = None
+
+
+@final
+@dataclass(frozen=True, slots=True)
+class Earlier:
+    """A finished trial of an earlier sweep (``init_from=``): history for the optimizer, no part of this sweep."""
+
+    params: dict[str, Any]
+    values: tuple[float, ...] = ()
+    metrics: Mapping[str, float] | None = None
+    step: int = 0
+    cost: float = 0.0
+    status: str = "completed"
+    error: str | None = None
+
+
+# ---- events ----------------------------------------------------------------------------------------------------------
+
+
+@final
+@dataclass(frozen=True, slots=True)
+class Opened:
+    """A process begins to work on the sweep: the first event, and the first after each resume.
+
+    Attempts that an earlier process left without an end are interrupted by it.
+
+    Attributes:
+        wall: Seconds since the epoch.
+        workers: Attempts that may run at once, at least 1.
+    """
+
+    wall: float
+    workers: int = 1
+
+
+@final
+@dataclass(frozen=True, slots=True)
+class BudgetSet:
+    """The limits from now on (see :class:`sweep.trial.Budget`); replaces those before."""
+
+    trials: int | None = None
+    seconds: float | None = None
+    cost: float | None = None
+    resource: float | None = None
+
+    @classmethod
+    def of(cls, budget: Budget) -> BudgetSet:
+        """Return the event that sets ``budget``."""
+        return cls(budget.trials, budget.seconds, budget.cost, budget.resource)
+
+
+@final
+@dataclass(frozen=True, slots=True)
+class Imported:
+    """History of earlier sweeps (``init_from=``), journaled so that a resume does not need them."""
+
+    trials: tuple[Earlier, ...]
+
+
+@final
+@dataclass(frozen=True, slots=True)
+class Suggested:
+    """New trials: the optimizer's answer to one :class:`Ask`, or one :class:`Enqueue` performed.
+
+    Attributes:
+        trials: The trials in order; empty where the optimizer had nothing.
+        asked: The n of ``suggest(n)``; 0 where the optimizer was not asked (enqueued).
+        observed: Copied from the ``Ask``: results given to the optimizer before the call.
+    """
+
+    trials: tuple[New, ...]
+    asked: int = 0
+    observed: int = 0
+
+
+@final
+@dataclass(frozen=True, slots=True)
+class Promoted:
+    """The scheduler lets a paused trial go on (also one that is still unwinding after its pause)."""
+
+    number: int
+
+
+@final
+@dataclass(frozen=True, slots=True)
+class Exploited:
+    """The scheduler ends trial ``number`` and puts ``new`` in its place: one event, never half of it."""
+
+    number: int
+    new: New
+
+
+@final
+@dataclass(frozen=True, slots=True)
+class Started:
+    """An attempt begins.
+
+    Attributes:
+        number: Number of the trial.
+        attempt: 1 for the first attempt of this repeat.
+        wall: Seconds since the epoch.
+        run: Repeat, from 0.
+    """
+
+    number: int
+    attempt: int
+    wall: float = 0.0
+    run: int = 0
+
+
+@final
+@dataclass(frozen=True, slots=True)
+class Reported:
+    """An attempt reported metrics after ``step`` units of work. A STOP or PAUSE follows as :class:`Decided`."""
+
+    number: int
+    attempt: int
+    step: int
+    metrics: dict[str, float]
+    run: int = 0
+
+
+@final
+@dataclass(frozen=True, slots=True)
+class Decided:
+    """The scheduler's answer to the report just before it, where that is not CONTINUE: ``"stop"`` or ``"pause"``."""
+
+    number: int
+    step: int
+    decision: Literal["stop", "pause"]
+
+
+@final
+@dataclass(frozen=True, slots=True)
+class Saved:
+    """An attempt saved a checkpoint; it belongs to the attempt's next report.
+
+    Attributes:
+        number: Number of the trial.
+        attempt: The attempt that saved.
+        reference: Where the store keeps it.
+        run: Repeat, from 0.
+    """
+
+    number: int
+    attempt: int
+    reference: str
+    run: int = 0
+
+
+@final
+@dataclass(frozen=True, slots=True)
+class Ended:
+    """An attempt has ended and its slot is free.
+
+    Attributes:
+        number: Number of the trial.
+        attempt: The attempt.
+        kind: How: it returned (``completed``), was stopped or paused at a report or cancelled on
+            request (``stopped``, ``paused``), raised (``failed``), overran (``timeout``), its host
+            was lost (``lost``), or this process was told to leave (``interrupted``).
+        value: What it returned: a number, a list of numbers (one for each objective), a mapping of
+            names to numbers, or None.
+        error: One line on why it failed.
+        cost: Seconds it worked.
+        wall: Seconds since the epoch.
+        run: Repeat, from 0.
+    """
+
+    number: int
+    attempt: int
+    kind: Kind
+    value: Any = None
+    error: str | None = None
+    cost: float = 0.0
+    wall: float = 0.0
+    run: int = 0
+
+
+@final
+@dataclass(frozen=True, slots=True)
+class StopRequested:
+    """The user stops one trial, or the sweep (None)."""
+
+    number: int | None = None
+
+
+@final
+@dataclass(frozen=True, slots=True)
+class Ticked:
+    """So many more seconds have passed while a process worked on the sweep."""
+
+    seconds: float
+
+
+@final
+@dataclass(frozen=True, slots=True)
+class Finished:
+    """The sweep is over; trials still paused or pending are closed by it. A later ``Opened`` extends the sweep."""
+
+    status: str
+    reason: str
+    text: str = ""
+    wall: float = 0.0
+
+
+Event: TypeAlias = (
+    Opened
+    | BudgetSet
+    | Imported
+    | Suggested
+    | Promoted
+    | Exploited
+    | Started
+    | Reported
+    | Decided
+    | Saved
+    | Ended
+    | StopRequested
+    | Ticked
+    | Finished
+)
+
+_EVENTS: dict[str, type[Any]] = {cls.__name__.lower(): cls for cls in get_args(Event)}
+_NAMES = {cls: name for name, cls in _EVENTS.items()}
+_FIELDS = {cls: tuple(f.name for f in fields(cls)) for cls in (*_NAMES, New, Earlier)}
+
+
+def to_data(event: Event) -> dict[str, Any]:
+    """Return an event as plain data; ``data["event"]`` names its class.
+
+    Example:
+        >>> to_data(Promoted(3))
+        {'event': 'promoted', 'number': 3}
+    """
+    return {"event": _NAMES[type(event)], **_plain(event)}
+
+
+def _plain(record: Any) -> dict[str, Any]:
+    """Return the fields of an event or of a part of one."""
+    found: dict[str, Any] = {}
+    for name in _FIELDS[type(record)]:
+        value = getattr(record, name)
+        if name == "trials" and isinstance(value, tuple):
+            value = [_plain(part) for part in value]
+        elif name == "new":
+            value = _plain(value)
+        elif name == "values":
+            value = list(value)
+        found[name] = value
+    return found
+
+
+def from_data(data: Mapping[str, Any]) -> Event:
+    """Return the event that :func:`to_data` made ``data`` from.
+
+    Raises:
+        KeyError: ``data["event"]`` is no event.
+
+    Example:
+        >>> from_data({"event": "promoted", "number": 3})
+        Promoted(number=3)
+    """
+    kept = {name: value for name, value in data.items() if name != "event"}
+    cls = _EVENTS[data["event"]]
+    if cls is Suggested:
+        kept["trials"] = tuple(New(**part) for part in kept["trials"])
+    elif cls is Imported:
+        kept["trials"] = tuple(Earlier(**{**part, "values": tuple(part.get("values", ()))}) for part in kept["trials"])
+    elif cls is Exploited:
+        kept["new"] = New(**kept["new"])
+    event: Event = cls(**kept)
+    return event
+
+
+# ---- effects: for the driver -----------------------------------------------------------------------------------------
+
+
+@final
+@dataclass(frozen=True, slots=True)
+class Start:
+    """Start an attempt.
+
+    Attributes:
+        trial: The trial.
+        attempt: Number of the attempt, from 1.
+        run: Repeat, from 0.
+        seed: Seed of this repeat (the trial's own where nothing is repeated).
+        step: Step of the checkpoint; 0 without one.
+        checkpoint: Reference of the checkpoint that ``ctx.load()`` gives, or None.
+    """
+
+    trial: Trial
+    attempt: int
+    run: int = 0
+    seed: int = 0
+    step: int = 0
+    checkpoint: str | None = None
+
+
+@final
+@dataclass(frozen=True, slots=True)
+class Ask:
+    """Call ``optimizer.suggest(n)`` and answer with :class:`Suggested` (``asked=n``, the same ``observed``).
+
+    Optimizer effects (``Ask``, ``Observe``) are performed one at a time in the order they came.
+    """
+
+    n: int
+    observed: int
+
+
+@final
+@dataclass(frozen=True, slots=True)
+class Observe:
+    """Call ``optimizer.observe(trial, result)``."""
+
+    trial: Trial
+    result: Result
+
+
+@final
+@dataclass(frozen=True, slots=True)
+class Cancel:
+    """End this attempt; its :class:`Ended` (any kind) follows."""
+
+    number: int
+    attempt: int
+    run: int
+    reason: Reason
+
+
+@final
+@dataclass(frozen=True, slots=True)
+class Finish:
+    """The sweep is over and nothing runs."""
+
+    status: Status
+    reason: Reason
+    text: str
+
+
+@final
+@dataclass(frozen=True, slots=True)
+class Answer:
+    """The decision for a report, known without asking anyone."""
+
+    decision: Decision
+
+
+# ---- effects: for the scheduler, performed before the next event is folded (see Conductor) ---------------------------
+
+
+@final
+@dataclass(frozen=True, slots=True)
+class Added:
+    """Call ``scheduler.on_add(trial)``."""
+
+    trial: Trial
+
+
+@final
+@dataclass(frozen=True, slots=True)
+class Judge:
+    """Call ``scheduler.on_report(trial, step, metrics)``; fold :class:`Decided` unless it says CONTINUE."""
+
+    trial: Trial
+    step: int
+    metrics: Mapping[str, float]
+
+
+@final
+@dataclass(frozen=True, slots=True)
+class Settled:
+    """Call ``scheduler.on_end(trial)``."""
+
+    trial: Trial
+
+
+@final
+@dataclass(frozen=True, slots=True)
+class Place:
+    """Call ``scheduler.next_trial()``: fold :class:`Promoted` or :class:`Exploited`, or ``machine.admit(room)``.
+
+    Attributes:
+        free: Slots that are free, at least 1.
+        new: Slots left for trials that do not exist yet: ask ``scheduler.room(new)`` if it is above 0.
+    """
+
+    free: int
+    new: int
+
+
+@final
+@dataclass(frozen=True, slots=True)
+class Enqueue:
+    """Fold :class:`Suggested` with these trials: starts the user asked for come before the optimizer's."""
+
+    trials: tuple[New, ...]
+
+
+Effect: TypeAlias = Start | Ask | Observe | Cancel | Finish | Answer | Added | Judge | Settled | Place | Enqueue
