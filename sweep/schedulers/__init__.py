@@ -1,1 +1,40 @@
-"""How long to try it."""
+"""How long to try it: schedulers decide when a trial pauses, goes on, stops, or is replaced."""
+
+from __future__ import annotations
+
+from importlib import import_module
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from sweep.schedulers.asha import ASHAScheduler, AsyncHyperbandScheduler
+    from sweep.schedulers.base import Decision, Scheduler
+    from sweep.schedulers.batch import BatchScheduler, SynchronousBatchScheduler
+
+__all__ = [
+    "ASHAScheduler",
+    "AsyncHyperbandScheduler",
+    "BatchScheduler",
+    "Decision",
+    "Scheduler",
+    "SynchronousBatchScheduler",
+]
+
+_HOME = {
+    "ASHAScheduler": "asha",
+    "AsyncHyperbandScheduler": "asha",
+    "BatchScheduler": "batch",
+    "Decision": "base",
+    "Scheduler": "base",
+    "SynchronousBatchScheduler": "batch",
+}
+
+
+def __getattr__(name: str) -> Any:
+    """Import a scheduler when it is first named."""
+    if name not in _HOME:
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    return getattr(import_module(f"{__name__}.{_HOME[name]}"), name)
+
+
+def __dir__() -> list[str]:
+    return sorted({*globals(), *__all__})

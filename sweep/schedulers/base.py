@@ -2,14 +2,56 @@
 
 from __future__ import annotations
 
+import math
 from abc import ABC, abstractmethod
 from collections.abc import Mapping, Sequence
-from typing import Any, ClassVar
+from typing import Any, ClassVar, final
 
+from sweep.errors import StrategyError
 from sweep.space import SearchSpace
 from sweep.trial import Decision, Objective, Resources, Trial
 
-__all__ = ["Decision", "Scheduler"]
+__all__ = ["Decision", "Measure", "Scheduler"]
+
+
+@final
+class Measure:
+    """The number by which trials are compared: the first objective's metric, lower is better.
+
+    Args:
+        objectives: The sweep's objectives; only the first counts.
+
+    Example:
+        >>> measure = Measure([Objective("accuracy", "max")])
+        >>> measure.loss({"accuracy": 0.9}), measure.loss({"accuracy": float("nan")}), measure.loss({"time": 3.0})
+        (-0.9, inf, None)
+    """
+
+    __slots__ = ("objective",)
+
+    def __init__(self, objectives: Sequence[Objective] = ()) -> None:
+        self.objective = objectives[0] if objectives else Objective()
+
+    def loss(self, metrics: Mapping[str, float]) -> float | None:
+        """Return the loss of a report (NaN and infinities are ``inf``), or None if it lacks the metric.
+
+        Raises:
+            StrategyError: No metric is named and there are several.
+        """
+        name = self.objective.metric
+        if name is not None:
+            return self.objective.loss(metrics[name]) if name in metrics else None
+        if len(metrics) > 1:
+            listed = ", ".join(sorted(metrics))
+            raise StrategyError(f"the objective reports several metrics ({listed}): say which one counts, metric=")
+        return self.objective.loss(next(iter(metrics.values()))) if metrics else None
+
+    def final(self, trial: Trial) -> float:
+        """Return the loss with which a trial ended, ``inf`` if it failed or has none."""
+        if trial.score is not None:
+            return self.objective.loss(trial.score)
+        loss = self.loss(trial.metrics)
+        return math.inf if loss is None else loss
 
 
 class Scheduler(ABC):
@@ -28,9 +70,12 @@ class Scheduler(ABC):
 
     Attributes:
         TUNABLE: Search space of constructor arguments for meta-experiments (plain mapping).
+        max_resource: Step at which a trial has had all it can get, or None. A STOP answered at or
+            beyond it completes the trial (status completed); below it the trial was pruned.
     """
 
     TUNABLE: ClassVar[Mapping[str, Any]] = {}
+    max_resource: int | None = None
 
     @abstractmethod
     def should_stop(self, trial: Trial) -> bool:
@@ -62,6 +107,7 @@ class Scheduler(ABC):
         """Return the next step at which ``on_report`` may answer other than CONTINUE for this trial.
 
         Reports below it need no answer and are sent one-way. None = any report may be decisive.
+        Asked at every start of a trial; it may be asked again after each answered report.
         """
         return None
 
@@ -81,3 +127,14 @@ class Scheduler(ABC):
         decision: the same trial is not returned twice for one promotion.
         """
         return None
+
+    def on_exhausted(self) -> None:  # noqa: B027  # optional on purpose
+        """No new trial will come (the optimizer or the budget is exhausted) and nothing runs.
+
+        The sweep calls it each time that it would otherwise end with paused trials left, and asks
+        ``next_trial`` once more: a synchronous scheduler then goes on with those it has (a grid of 50
+        in a bracket of 81). A trial that is added later, by a larger budget, is as welcome as before.
+        """
+
+    def on_save(self, trial: Trial, step: int) -> None:  # noqa: B027  # optional on purpose
+        """A checkpoint of the trial is kept: from now on others may ``start_from`` it (at ``step``)."""
