@@ -1,0 +1,24 @@
+"""Search spaces: distributions with conditions, nested names, grids, neighbours and a unit cube."""
+
+from sweep.space.base import Distribution, RandomSource
+from sweep.space.naming import flatten, nest
+from sweep.space.numeric import Integer, LogInteger, LogNormal, LogUniform, Normal, Uniform
+from sweep.space.options import Choice, Constant, Ordinal
+from sweep.space.searchspace import SearchSpace
+
+__all__ = [
+    "Choice",
+    "Constant",
+    "Distribution",
+    "Integer",
+    "LogInteger",
+    "LogNormal",
+    "LogUniform",
+    "Normal",
+    "Ordinal",
+    "RandomSource",
+    "SearchSpace",
+    "Uniform",
+    "flatten",
+    "nest",
+]

@@ -1,0 +1,127 @@
+"""What a parameter's value may be: plain data that JSON can carry, types kept exactly.
+
+A trial's parameters are journaled, so every value has to survive the store: None,
+bool, int, float, text, and lists, tuples and dicts of these. ``1``, ``1.0``, ``True``
+and ``"1"`` are four different values. JSON has no tuple and no infinity; these are
+written with a tag (``{"$tuple": [1, 2]}``, ``{"$float": "inf"}``), and a dict whose
+keys look like a tag is escaped (``{"$dict": {...}}``).
+"""
+
+from __future__ import annotations
+
+import json
+import math
+from collections.abc import Hashable
+from typing import Any
+
+__all__ = ["canonical", "decode", "encode", "fresh", "key", "plain"]
+
+_SCALARS = (type(None), bool, int, float, str)
+
+
+def plain(value: Any) -> Any:
+    """Return ``value`` with a numpy scalar (also one inside a container) made the Python value it stands for.
+
+    Containers are copied, so that nobody else's later change reaches the result.
+    """
+    cls = type(value)
+    if cls in _SCALARS:
+        return value
+    if cls is list or cls is tuple:
+        return cls(plain(item) for item in value)
+    if isinstance(value, dict):  # dict subclasses of configuration libraries are data too
+        return {name: plain(item) for name, item in value.items()}
+    if cls.__module__ == "numpy" and getattr(value, "ndim", None) == 0:
+        return value.item()
+    return value
+
+
+def encode(value: Any) -> Any:
+    """Return ``value`` as JSON data with tags.
+
+    Raises:
+        ValueError: It, or something inside it, is not plain data; the message says what.
+    """
+    cls = type(value)
+    if cls is float and not math.isfinite(value):
+        if math.isnan(value):
+            raise ValueError("NaN equals nothing, not even itself; use None for 'no value'")
+        return {"$float": "inf" if value > 0 else "-inf"}
+    if cls in _SCALARS:
+        return value
+    if cls is list:
+        return [encode(item) for item in value]
+    if cls is tuple:
+        return {"$tuple": [encode(item) for item in value]}
+    if cls is dict and all(type(name) is str for name in value):
+        data = {name: encode(item) for name, item in value.items()}
+        return {"$dict": data} if any(name.startswith("$") for name in data) else data
+    shown = f"the {'class' if isinstance(value, type) else cls.__name__} {value!r}"
+    if cls is dict:
+        shown = f"{value!r}, a dict with keys that are not text,"
+    raise ValueError(
+        f"{shown} cannot be journaled; values are None, bool, int, float, text, or lists, tuples and dicts of these: "
+        "use names and map them to objects in the objective"
+    )
+
+
+def decode(data: Any) -> Any:
+    """Undo `encode`.
+
+    Raises:
+        ValueError: ``data`` has a tag nobody knows.
+    """
+    if isinstance(data, list):
+        return [decode(item) for item in data]
+    if not isinstance(data, dict):
+        return data
+    if len(data) == 1:
+        [(tag, content)] = data.items()
+        if tag == "$tuple" and isinstance(content, list):
+            return tuple(decode(item) for item in content)
+        if tag == "$float" and content in ("inf", "-inf"):
+            return float(content)
+        if tag == "$dict" and isinstance(content, dict):
+            return {name: decode(item) for name, item in content.items()}
+        if tag.startswith("$"):
+            raise ValueError(f"unknown tag {tag!r} in {data!r}")
+    return {name: decode(item) for name, item in data.items()}
+
+
+def canonical(value: Any) -> str:
+    """Return the one JSON text of ``value``: equal texts are equal values of equal types.
+
+    Raises:
+        ValueError: As `encode`.
+
+    Example:
+        >>> canonical({"b": 1.0, "a": (1, True)})
+        '{"a":{"$tuple":[1,true]},"b":1.0}'
+    """
+    return json.dumps(encode(value), sort_keys=True, separators=(",", ":"), allow_nan=False)
+
+
+def key(value: Any) -> Hashable:
+    """Return what tells ``value`` from every other value, its type included.
+
+    Example:
+        >>> key(1) == key(1.0), key([1]) == key([1])
+        (False, True)
+    """
+    cls = type(value)
+    if cls in _SCALARS:
+        return cls, value
+    try:
+        return cls, canonical(value)
+    except ValueError:
+        return cls, id(value)
+
+
+def fresh(value: Any) -> Any:
+    """Return ``value`` itself, or a deep copy of a container, so that nobody changes a space by changing params."""
+    cls = type(value)
+    if cls is list or cls is tuple:
+        return cls(fresh(item) for item in value)
+    if cls is dict:
+        return {name: fresh(item) for name, item in value.items()}
+    return value
