@@ -1,0 +1,1 @@
+"""Typed, durable pipelines: contracts, hooks, builder and runner."""
