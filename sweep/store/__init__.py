@@ -1,0 +1,1 @@
+"""The store: schema, journal and file format of everything that sweep remembers."""
