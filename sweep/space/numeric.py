@@ -148,8 +148,7 @@ class _Whole(Distribution):
         """Yield what is wrong with this definition, a sentence each."""
         yield from _num_problem(self.num)
         wrong = [*_whole_problem("low", self.low), *_whole_problem("high", self.high)]
-        wrong += wrong or _range_problem(self.low, self.high, isinstance(self, LogInteger))
-        wrong += wrong or self._stride_problem()
+        wrong = wrong or _range_problem(self.low, self.high, isinstance(self, LogInteger)) or self._stride_problem()
         yield from wrong
         if not wrong and max(self._count, self.high if isinstance(self, LogInteger) else 0) > _MOST_INTEGERS:
             yield f"reaches over {self._count} whole numbers, at most {_MOST_INTEGERS} (2**40) work: use a larger step"

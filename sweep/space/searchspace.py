@@ -181,10 +181,17 @@ class SearchSpace(Mapping[str, Distribution]):
             if any(parent in undecided for parent, _ in self._gates[name]):
                 undecided.add(name)
                 continue
-            text = self._check(name, part, given, valid)
+            active = self.is_active(name, valid)
+            if name not in given:
+                text = f"is missing, expected {part.expected}" if active else ""
+            elif not active:
+                text = _closed(part)
+            else:
+                valid[name] = value = part.cast(given[name])
+                text = "" if part.contains(value) else f"got {_typed(value)}, expected {part.expected}"
             if text:
-                undecided.add(name)
                 problems.append((name, text))
+                undecided |= {name} if active else set()
         refuse("params", problems)
         return valid
 
@@ -327,24 +334,18 @@ class SearchSpace(Mapping[str, Distribution]):
             fates[frozenset(children)] += others
         return fates
 
-    def _check(self, name: str, part: Distribution, given: Mapping[str, Any], valid: dict[str, Any]) -> str:
-        """Move ``name`` from ``given`` to ``valid``; return what is wrong with it, or ""."""
-        if not self.is_active(name, valid):
-            if name not in given:
-                return ""
-            needs = " and ".join(f"{parent!r} in {list(values)!r}" for parent, values in part.conditions)
-            return f"is given but not active: it needs {needs}; leave it out"
-        if name not in given:
-            return f"is missing, expected {part.expected}"
-        value = part.cast(given[name])
-        if not part.contains(value):
-            return f"got {value!r} ({type(value).__name__}), expected {part.expected}"
-        valid[name] = value
-        return ""
-
 
 def _open(gates: _Gates, params: Mapping[str, Any]) -> bool:
     return all(parent in params and key(params[parent]) in allowed for parent, allowed in gates)
+
+
+def _closed(part: Distribution) -> str:
+    needs = " and ".join(f"{parent!r} in {list(values)!r}" for parent, values in part.conditions)
+    return f"is given but not active: it needs {needs}; leave it out"
+
+
+def _typed(value: Any) -> str:
+    return f"{value!r} ({type(value).__name__})"
 
 
 def _draw(rng: RandomSource) -> Callable[[], float]:

@@ -1,0 +1,762 @@
+"""The search space, against brute force, scipy and what a user would write first."""
+
+# mypy: disable-error-code="arg-type, import-untyped"
+# Wrong arguments are what half of these tests are about; scipy has no stubs here.
+
+from __future__ import annotations
+
+import dataclasses
+import itertools
+import json
+import math
+import pickle
+import random
+import sys
+from collections import Counter
+from typing import Any
+
+import pytest
+from hypothesis import assume, example, given, settings
+from hypothesis import strategies as st
+
+from sweep.errors import SpaceError
+from sweep.space import (
+    Choice,
+    Constant,
+    Distribution,
+    Integer,
+    LogInteger,
+    LogNormal,
+    LogUniform,
+    Normal,
+    Ordinal,
+    SearchSpace,
+    Uniform,
+    flatten,
+    nest,
+)
+
+EVERY_KIND: dict[str, Any] = {
+    "uniform": Uniform(-1, 3, num=3),
+    "log_uniform": LogUniform(1e-5, 1e-1, num=5),
+    "integer": Integer(-3, 11, step=4),
+    "log_integer": LogInteger(1, 1000, num=4),
+    "choice": Choice(["a", 1, 1.0, True, None, [1, 2], (1, 2), {"k": 1}, math.inf, "1"]),
+    "ordinal": Ordinal(["low", "mid", "high"]),
+    "normal": Normal(3, 2, num=4),
+    "log_normal": LogNormal(-1, 0.5, num=2),
+    "constant": Constant({"$tuple": [1]}),
+    "child": Integer(1, 4, when=("ordinal", ["low", "high"])),
+    "grandchild": Choice([1, 2], when=[("child", [2, 3]), ("choice", ["a", None, [1, 2]])]),
+}
+
+
+def error_of(mapping: Any) -> SpaceError:
+    with pytest.raises(SpaceError) as caught:
+        SearchSpace(mapping)
+    return caught.value
+
+
+# Spaces of any shape, for properties
+
+
+def plain_values() -> st.SearchStrategy[Any]:
+    scalars = st.none() | st.booleans() | st.integers(-5, 5) | st.floats(allow_nan=False).map(abs) | st.text(max_size=3)
+    return st.recursive(
+        scalars,
+        lambda inner: (
+            st.lists(inner, max_size=2)
+            | st.lists(inner, max_size=2).map(tuple)
+            | st.dictionaries(st.text(max_size=2) | st.sampled_from(["$tuple", "$float"]), inner, max_size=2)
+        ),
+        max_leaves=4,
+    )
+
+
+def exact(value: Any) -> str:
+    """Another way than the library's to tell values apart, types included."""
+    return (
+        f"{type(value).__name__}:{value!r}" if not isinstance(value, dict) else repr(sorted(map(repr, value.items())))
+    )
+
+
+def ordered(values: st.SearchStrategy[Any]) -> st.SearchStrategy[tuple[Any, Any]]:
+    return st.tuples(values, values).filter(lambda pair: pair[0] != pair[1]).map(lambda pair: tuple(sorted(pair)))
+
+
+finite = st.floats(allow_nan=False, allow_infinity=False)
+positive = st.floats(min_value=5e-324, allow_infinity=False)
+small = st.integers(-40, 40)
+nums = st.integers(1, 4)
+distributions: st.SearchStrategy[Distribution] = st.one_of(
+    st.builds(lambda b, n: Uniform(b[0], b[1], num=n), ordered(finite), nums),
+    st.builds(lambda b, n: LogUniform(b[0], b[1], num=n), ordered(positive), nums),
+    st.builds(lambda b: Integer(*b), ordered(small)),
+    st.builds(lambda low, step, n: Integer(low, low + step * n, step), small, st.integers(1, 9), nums),
+    st.builds(lambda b: LogInteger(*b), ordered(st.integers(1, 60))),
+    st.builds(lambda b, n: LogInteger(*b, num=n), ordered(st.integers(1, 2**40)), nums),
+    st.builds(Choice, st.lists(plain_values(), min_size=1, max_size=4, unique_by=exact)),
+    st.builds(Ordinal, st.lists(st.text(max_size=2), min_size=1, max_size=4, unique=True)),
+    st.builds(Normal, st.floats(-1e6, 1e6), st.floats(1e-3, 1e6), nums),
+    st.builds(LogNormal, st.floats(-100, 100), st.floats(1e-3, 50), nums),
+    st.builds(Constant, plain_values()),
+)
+
+
+@st.composite
+def spaces(draw: st.DrawFn) -> SearchSpace:
+    """A space with conditions at any depth; names in an order of their own."""
+    names = draw(st.permutations(["b", "a", "g.d", "g.c", "e"]))[: draw(st.integers(1, 5))]
+    mapping: dict[str, Any] = {}
+    for name in names:
+        part = draw(distributions)
+        when = []
+        for parent in draw(st.lists(st.sampled_from(sorted(mapping)), max_size=2, unique=True)) if mapping else []:
+            of = mapping[parent]
+            if isinstance(of, Choice | Ordinal | Integer | LogInteger | Constant):
+                grid = of.grid()
+                assert grid is not None
+                some = draw(st.lists(st.sampled_from(list(grid)[:50]), min_size=1, max_size=2))
+                when.append((parent, some))
+        mapping[name] = dataclasses.replace(part, when=when)
+    return SearchSpace(mapping)
+
+
+@given(spaces(), st.randoms(use_true_random=False))
+@settings(max_examples=150, deadline=None)
+def test_every_sample_is_in_the_space_and_survives_json_and_the_unit_cube(space: SearchSpace, rng: Any) -> None:
+    params = space.sample(rng)
+    assert space.validate(params) == params
+    assert space.contains(nest(params))
+    again = SearchSpace.from_json(space.model_dump_json())
+    assert again == space
+    assert again.contains(params)
+    assert again.model_dump_json() == space.model_dump_json()
+    unit = space.to_unit(params)
+    assert len(unit) == len(space.dimensions)
+    assert all(0 <= u <= 1 for u in unit)
+    back = space.from_unit(unit)
+    assert list(back) == list(params)
+    for name, value in params.items():
+        if type(value) is float and not isinstance(space[name], Choice | Ordinal | Constant):
+            assert same_float(space[name], value, back[name]), (space[name], value, back[name])
+        else:
+            assert exact(back[name]) == exact(value)
+
+
+def same_float(part: Distribution, value: float, back: float) -> bool:
+    if isinstance(part, Uniform):
+        return abs(back / 2 - value / 2) <= 1e-15 * (part.high / 2 - part.low / 2) + 1e-15 * abs(value)
+    if isinstance(part, LogUniform):
+        return math.isclose(back, value, rel_tol=1e-9) if part.high / part.low > 1.001 else part.contains(back)
+    if isinstance(part, Normal):
+        return abs(back - value) <= 1e-5 * part.std + 1e-14 * abs(value)
+    assert isinstance(part, LogNormal)
+    return abs(math.log(back) - math.log(value)) <= 1e-5 * part.std + 1e-13 * abs(math.log(value))
+
+
+@given(spaces(), st.randoms(use_true_random=False))
+@settings(max_examples=150, deadline=None)
+def test_every_neighbour_is_in_the_space(space: SearchSpace, rng: Any) -> None:
+    params = space.sample(rng)
+    for _ in range(5):
+        params = space.perturb(params, rng, resample=0.1)
+        assert space.validate(params) == params
+
+
+def brute_grid(space: SearchSpace) -> list[str]:
+    """Every combination of every grid, inactive ones removed, duplicates dropped."""
+    grids = [list(part.grid() or ()) for part in space.values()]
+    found = set()
+    for values in itertools.product(*grids):
+        params: dict[str, Any] = {}
+        for (name, part), value in zip(space.items(), values, strict=True):
+            holds = [p in params and exact(params[p]) in [exact(v) for v in vs] for p, vs in part.conditions]
+            if all(holds):
+                params[name] = value
+        found.add(repr([(name, exact(value)) for name, value in params.items()]))
+    return sorted(found)
+
+
+@given(spaces())
+@settings(max_examples=150, deadline=None)
+def test_grid_is_each_combination_once_and_its_size_is_known(space: SearchSpace) -> None:
+    assume(math.prod(len(part.grid() or ()) for part in space.values()) <= 5000)
+    combinations = list(space.grid())
+    assert sorted(repr([(n, exact(v)) for n, v in params.items()]) for params in combinations) == brute_grid(space)
+    assert space.grid_size() == len(combinations)
+    assert all(space.contains(params) for params in combinations)
+
+
+# Distributions
+
+
+@pytest.mark.parametrize("low", [-sys.float_info.max, -1.0, 0.0, 5e-324, 1e-300, 0.1, 1.0, 1e16])
+@pytest.mark.parametrize("high", [math.nextafter(0.1, 1), math.nextafter(1.0, 2), 1e16 + 2, 1e300, sys.float_info.max])
+@pytest.mark.parametrize("kind", [Uniform, LogUniform])
+def test_floats_never_leave_their_bounds(kind: type[Uniform | LogUniform], low: float, high: float) -> None:
+    if low >= high or (kind is LogUniform and low <= 0):
+        return
+    space = SearchSpace({"x": kind(low, high, num=7)})
+    rng = random.Random(1)
+    points = [0.0, 1.0, 5e-324, math.nextafter(1, 0), *(rng.random() for _ in range(200))]
+    for u in points:
+        x = space.from_unit([u])["x"]
+        assert low <= x <= high
+        assert low <= space.perturb({"x": x}, rng)["x"] <= high
+        assert 0 <= space.to_unit({"x": x})[0] <= 1
+    assert (space.from_unit([0])["x"], space.from_unit([1])["x"]) == (low, high)
+    grid = [params["x"] for params in space.grid()]
+    assert (grid[0], grid[-1]) == (low, high)
+    assert grid == sorted(set(grid))
+
+
+def test_samples_follow_their_distributions() -> None:
+    """Kolmogorov-Smirnov against scipy, with seeded draws."""
+    from scipy import stats
+
+    rng = random.Random(7)
+    for part, law in [
+        (Uniform(-2, 5), stats.uniform(-2, 7)),
+        (LogUniform(1e-5, 1e-1), stats.loguniform(1e-5, 1e-1)),
+        (LogUniform(1e-300, 1e300), stats.uniform(-300, 600)),
+        (Normal(3, 2), stats.norm(3, 2)),
+        (LogNormal(1, 0.5), stats.lognorm(0.5, scale=math.e)),
+    ]:
+        space = SearchSpace({"x": part})
+        draws = [space.sample(rng)["x"] for _ in range(4000)]
+        if part == LogUniform(1e-300, 1e300):
+            draws = [math.log10(x) for x in draws]
+        assert stats.kstest(draws, law.cdf).pvalue > 0.01, part
+
+
+def test_units_are_cumulative_probabilities() -> None:
+    from scipy import stats
+
+    for x in (-7.0, -1.0, 0.0, 2.5, 5.0):
+        assert Normal(1, 2).to_unit(1 + 2 * x) == pytest.approx(stats.norm.cdf(x), rel=1e-12)
+        assert LogNormal(1, 2).to_unit(math.exp(1 + 2 * x)) == pytest.approx(stats.norm.cdf(x), rel=1e-10)
+    assert SearchSpace({"x": Normal(0, 1)}).from_unit([1.0])["x"] == pytest.approx(8, abs=0.05)
+    assert SearchSpace({"x": Normal(0, 1)}).from_unit([0.0])["x"] == pytest.approx(-8, abs=0.05)
+
+
+def test_whole_numbers_reach_both_bounds_with_the_right_frequency() -> None:
+    from scipy import stats
+
+    rng = random.Random(3)
+    space = SearchSpace(
+        {"i": Integer(-2, 3), "s": Integer(1, 12, step=5), "l": LogInteger(1, 8), "c": Choice(["x", "y", "z"])}
+    )
+    draws = [space.sample(rng) for _ in range(6000)]
+    for name, values in {"i": range(-2, 4), "s": (1, 6, 11), "c": "xyz"}.items():
+        counts = Counter(params[name] for params in draws)
+        assert set(counts) == set(values)
+        assert stats.chisquare([counts[v] for v in values]).pvalue > 0.01
+    counts = Counter(params["l"] for params in draws)
+    expected = [6000 * math.log((k + 0.5) / (k - 0.5)) / math.log(8.5 / 0.5) for k in range(1, 9)]
+    assert stats.chisquare([counts[k] for k in range(1, 9)], expected).pvalue > 0.01
+
+
+@given(st.integers(-(2**45), 2**45), st.integers(1, 2**40 - 1), st.floats(0, 1))
+@example(0, 2**40 - 1, 1.0)
+def test_wide_whole_numbers_return_from_the_unit_cube_exactly(low: int, width: int, share: float) -> None:
+    linear = SearchSpace({"n": Integer(low, low + width)})
+    n = low + round(share * width)
+    assert linear.from_unit(linear.to_unit({"n": n})) == {"n": n}
+    log = SearchSpace({"n": LogInteger(1, width + 1)})
+    n = 1 + round(share * width)
+    assert log.from_unit(log.to_unit({"n": n})) == {"n": n}
+
+
+def test_grids_of_numbers() -> None:
+    def grid(part: Distribution) -> list[Any]:
+        return [params["x"] for params in SearchSpace({"x": part}).grid()]
+
+    assert grid(Uniform(0, 1, num=11)) == [0.0, 0.1, 0.2, 0.3, 0.4, 0.5, 0.6, 0.7, 0.8, 0.9, 1.0]
+    assert grid(LogUniform(1e-5, 1e-1, num=5)) == [1e-5, 1e-4, 1e-3, 1e-2, 1e-1]
+    assert grid(Uniform(0, 4, num=1)) == [2.0]
+    assert grid(Integer(0, 10, num=3)) == [0, 5, 10]
+    assert grid(Integer(0, 2, num=9)) == [0, 1, 2]
+    assert grid(Integer(1, 10, step=4)) == [1, 5, 9]
+    assert grid(LogInteger(1, 4)) == [1, 2, 3, 4]
+    assert grid(LogInteger(1, 100, num=3)) == [1, 10, 100]
+    assert grid(LogInteger(1, 4, num=3)) == [1, 2, 4]
+    assert grid(Normal(5, 1, num=1)) == [5.0]
+    assert grid(Normal(0, 1, num=2)) == pytest.approx([-0.6744898, 0.6744898])
+
+
+def test_a_grid_of_continuous_parameters_says_which_need_num() -> None:
+    space = SearchSpace({"lr": LogUniform(1e-4, 1e-1, when=("c", [1])), "x": Uniform(0, 1), "c": Choice([1, 2])})
+    with pytest.raises(SpaceError, match=r"'lr'.*LogUniform\(0.0001, 0.1, num=5\)(.|\n)*'x'.*num=5") as caught:
+        space.grid()
+    assert caught.value.parameter == "lr"
+    with pytest.raises(SpaceError, match="'lr'"):
+        space.grid_size()
+
+
+def test_a_huge_grid_is_counted_and_begun_at_once() -> None:
+    space = SearchSpace(
+        {f"i{n}": Integer(0, 10**9) for n in range(30)} | {"z": Choice(["a", "b"], when=("i0", [3, 4]))}
+    )
+    count = 10**9 + 1
+    assert space.grid_size() == count**29 * (count + 2)
+    assert next(space.grid())["i29"] == 0
+
+
+# Definitions
+
+
+def test_nested_and_dotted_are_the_same_in_any_order() -> None:
+    nested = SearchSpace(
+        {"model": {"kind": Choice(["a", "b"]), "opt": {"lr": Uniform(0, 1, when=("kind", "a"))}}, "seed": 3}
+    )
+    dotted = SearchSpace(
+        {"seed": Constant(3), "model.opt.lr": Uniform(0.0, 1.0, when=[("model.kind", ["a"])]),
+         "model": {"kind": Choice(("a", "b"))}}
+    )  # fmt: skip
+    assert nested == dotted
+    assert hash(nested) == hash(dotted)
+    assert nested.model_dump_json() == dotted.model_dump_json()
+    assert nested.names == dotted.names == ("model.kind", "model.opt.lr", "seed")
+    assert nested.sample(random.Random(5)) == dotted.sample(random.Random(5))
+    assert list(nested.dimensions) == ["model.kind", "model.opt.lr"]
+    assert SearchSpace(nested) == nested
+    assert SearchSpace({"outer": nested})["outer.model.opt.lr"].conditions == (("outer.model.kind", ("a",)),)
+    assert nested != SearchSpace({**dotted, "seed": 3.0})
+    assert nested != {"seed": 3}
+
+
+def test_json_keeps_types_and_is_readable() -> None:
+    space = SearchSpace(EVERY_KIND)
+    again = SearchSpace.from_json(space.model_dump_json())
+    assert again == space
+    assert repr(again) == repr(space)
+    options = again["choice"].grid()
+    assert options is not None
+    assert [type(o) for o in options] == [str, int, float, bool, type(None), list, tuple, dict, float, str]
+    assert again.validate({**again.sample(random.Random(0))})["constant"] == {"$tuple": [1]}
+    one = SearchSpace({"lr": LogUniform(1e-5, 0.1, when=("o", ["sgd"])), "o": Choice(["sgd", "adam"])})
+    assert json.loads(one.model_dump_json()) == {
+        "lr": {"type": "LogUniform", "low": 1e-5, "high": 0.1, "when": [["o", ["sgd"]]]},
+        "o": {"type": "Choice", "options": ["sgd", "adam"]},
+    }
+    assert "Infinity" not in space.model_dump_json()
+
+
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        ("{", "not JSON"),
+        ("[]", "object of parameters"),
+        ('{"x": 3}', "'x'.*no distribution"),
+        ('{"x": {"type": "Unifrom", "low": 0, "high": 1}}', "did you mean 'Uniform'"),
+        ('{"x": {"type": "Uniform", "low": 0}}', "'x'.*high"),
+        ('{"x": {"type": "Uniform", "low": 0, "high": 1, "nmu": 3}}', "nmu"),
+        ('{"x": {"type": "Uniform", "low": 1, "high": 0}}', "'x'.*swap"),
+        ('{"x": {"type": "Choice", "options": [{"$set": []}]}}', r"'x'.*unknown tag '\$set'"),
+        ('{"x": {"type": "Choice", "options": [1], "when": 3}}', "'x'"),
+    ],
+)
+def test_wrong_json_is_refused(text: str, message: str) -> None:
+    with pytest.raises(SpaceError, match=message):
+        SearchSpace.from_json(text)
+
+
+def test_reprs_are_what_one_would_write() -> None:
+    for part in EVERY_KIND.values():
+        names = {kind.__name__: kind for kind in Distribution.__subclasses__()}
+        names |= {k.__name__: k for base in list(names.values()) for k in base.__subclasses__()}
+        assert eval(repr(part), names | {"inf": math.inf}) == part  # noqa: S307  # our own text
+    assert (
+        repr(Integer(1, 9, 2, num=3, when=("a", {"y", "x"}))) == "Integer(1, 9, step=2, num=3, when=('a', ['x', 'y']))"
+    )
+    assert repr(Choice([1], when=[("b", 1), ("a", 2)])) == "Choice([1], when=[('a', [2]), ('b', [1])])"
+
+
+def test_equality_minds_types_and_distributions_hash() -> None:
+    assert Choice([1, 0]) != Choice([True, False])
+    assert Choice([1]) != Choice([1.0])
+    assert Choice(["a"]) != Ordinal(["a"])
+    assert Choice([1, 2]) == Choice(range(1, 3))
+    assert Uniform(0, 1) == Uniform(0.0, 1.0)
+    assert Uniform(0, 1) != Uniform(0, 1, num=3)
+    assert Uniform(0, 1) != 3
+    assert Choice([1], when=("a", [2, 1])) == Choice([1], when=[("a", (1, 2, 1))])
+    assert len({Integer(1, 2), Integer(1, 2), Integer(1, 2, when=("a", 1)), Integer(1, 2, when=None)}) == 2
+    with pytest.raises(AttributeError):
+        Uniform(0, 1).low = 3  # type: ignore[misc]  # the point: it is frozen
+
+
+def test_spaces_and_distributions_pickle() -> None:
+    space = SearchSpace(EVERY_KIND)
+    space.sample(random.Random(0))
+    assert pickle.loads(pickle.dumps(space)) == space  # noqa: S301  # our own bytes
+    assert pickle.loads(pickle.dumps(space["normal"])) == space["normal"]  # noqa: S301  # our own bytes
+
+
+def test_numpy_scalars_and_generators_work() -> None:
+    import numpy as np
+
+    space = SearchSpace(
+        {"x": Uniform(np.float32(0), np.int64(1)), "n": Integer(np.int64(1), 9), "c": Choice(np.array([16, 32]))}
+    )
+    assert space == SearchSpace({"x": Uniform(0, 1), "n": Integer(1, 9), "c": Choice([16, 32])})
+    params = space.sample(np.random.default_rng(0))
+    assert {type(value) for value in params.values()} == {float, int}
+    assert space.validate({"x": np.float64(0.5), "n": np.int32(3), "c": np.int64(16)}) == {"x": 0.5, "n": 3, "c": 16}
+    assert space.from_unit(np.array([0.1, 0.1, 0.5]))["x"] == 0.5
+    assert SearchSpace({"lr": Choice(np.logspace(-3, -1, 3))}).model_dump_json()
+
+
+def test_no_change_from_outside_reaches_a_space() -> None:
+    layers = [64, 64]
+    space = SearchSpace({"layers": Choice([layers, [32]]), "fixed": Constant({"a": [1]})})
+    text = space.model_dump_json()
+    layers.append(1)
+    for params in [*space.grid(), space.sample(random.Random(0)), space.from_unit([0.1])]:
+        params["layers"].append(3)
+        params["fixed"]["a"].append(3)
+    good = {"layers": [64, 64], "fixed": {"a": [1]}}
+    space.validate(good)["layers"].append(3)
+    assert good["layers"] == [64, 64]
+    assert SearchSpace(dict(space)).model_dump_json() == text
+    assert [params["layers"] for params in space.grid()] == [[64, 64], [32]]
+
+
+def test_the_dictionary_form_of_ato_is_read() -> None:
+    ato = {
+        "lr": {"param_type": "FLOAT", "param_range": (1e-5, 1e-1), "num_samples": 20, "space_type": "LOG", "base": 10},
+        "batch_size": {"param_type": "INTEGER", "param_range": [16, 128], "num_samples": 5, "space_type": "LOG"},
+        "model": {"param_type": "category", "categories": ["resnet50", "resnet101"]},
+        "net": {"dropout": {"param_type": "FLOAT", "param_range": (0, 0.5)}},
+        "depth": {"param_type": "INTEGER", "param_range": (1, 9), "num_samples": 3, "space_type": "LINEAR"},
+    }
+    space = SearchSpace(ato)
+    assert space == SearchSpace(
+        {
+            "lr": LogUniform(1e-5, 1e-1, num=20),
+            "batch_size": LogInteger(16, 128, num=5),
+            "model": Choice(["resnet50", "resnet101"]),
+            "net.dropout": Uniform(0, 0.5),
+            "depth": Integer(1, 9, num=3),
+        }
+    )
+    assert space["batch_size"].grid() == (16, 27, 45, 76, 128)
+    for wrong, message in [
+        ({"param_type": "FLAOT"}, "FLOAT, INTEGER or CATEGORY"),
+        ({"param_type": "FLOAT"}, "param_range"),
+        ({"param_type": "FLOAT", "param_rnage": (0, 1)}, "did you mean 'param_range'"),
+        ({"param_type": "FLOAT", "param_range": (0, 1), "space_type": "LOG"}, "low > 0"),
+        ({"param_type": "FLOAT", "param_range": (0, 1), "space_type": "LGO"}, "LINEAR or LOG"),
+        ({"param_type": "CATEGORY"}, "categories"),
+    ]:
+        error = error_of({"p": wrong})
+        assert message in str(error)
+        assert error.parameter == "p"
+
+
+@pytest.mark.parametrize(
+    ("value", "message"),
+    [
+        (Uniform(1, 0), "swap"),
+        (Uniform(1, 1), r"Constant\(1.0\)"),
+        (Integer(3, 3), r"Constant\(3\)"),
+        (LogUniform(0, 1), "low > 0"),
+        (LogUniform(-1, 1), "low > 0"),
+        (LogInteger(0, 4), "low > 0"),
+        (Uniform(math.nan, 1), "low=nan.*finite"),
+        (Uniform(0, math.inf), "high=inf.*finite"),
+        (Uniform(0, 10**400), "high="),
+        (Uniform(True, 2), "low=True.*number"),
+        (Uniform("0", 2), "low='0'.*number"),
+        (Integer(False, 2), "low=False.*whole"),
+        (Integer(1.0, 2), r"low=1.0 \(float\).*whole"),
+        (Integer(1, 9, step=0), "step=0"),
+        (Integer(1, 9, step=9), "step=9"),
+        (Integer(1, 9, step=True), "step=True"),
+        (Integer(0, 2**40), "larger step"),
+        (LogInteger(2**40, 2**41), "2\\*\\*40"),
+        (Uniform(0, 1, num=0), "num=0"),
+        (Uniform(0, 1, num=True), "num=True"),
+        (Integer(0, 9, num=2.0), "num=2.0"),
+        (Normal(0, 0), "std=0.0"),
+        (Normal(0, -1), "std=-1.0"),
+        (Normal(math.inf, 1), "mean=inf"),
+        (Normal(1e308, 1e308), "range of floats"),
+        (LogNormal(1000, 1), "natural logarithm"),
+        (Choice([]), "at least one"),
+        (Choice([1, 2, 1]), "option 2 .*repeats option 0"),
+        (Choice([[1], [1]]), "repeats"),
+        (Choice("abc"), r"Choice\(\[…\]\)"),
+        (Choice({"a", "b"}), "order"),
+        (Choice({"a": 1}), "list"),
+        (Choice(3), "list"),
+        (Choice([math.nan]), "NaN"),
+        (Choice([1, print]), "option 1.*names.*objective"),
+        (Choice([random.Random]), "the class.*names"),
+        (Choice([{1: 2}]), "not text"),
+        (Choice([[{2}]]), "set"),
+        (Constant(object()), "names"),
+        (Uniform, "the class Uniform.*with its arguments"),
+        (object(), "no distribution.*LogUniform"),
+        ([1, 2, 3], r"more than one way: write Choice.*Constant"),
+        ((1e-5, 1e-1), r"write Uniform\(low, high\)"),
+        ({}, "empty"),
+        (Uniform(0, 1, when="opt"), "when='opt': write"),
+        (Uniform(0, 1, when=("opt",)), "write when"),
+        (Uniform(0, 1, when={"opt": "sgd"}), "write when"),
+        (Uniform(0, 1, when=("opt", [])), "no value"),
+        (Uniform(0, 1, when=[("opt", "sgd"), ("opt", "adam")]), "twice"),
+        (Uniform(0, 1, when=("opt", [print])), "names"),
+        (Uniform(0, 1, when=("optt", "sgd")), "no parameter 'optt'; did you mean 'opt'"),
+        (Uniform(0, 1, when=("zzz", "sgd")), "no parameter 'zzz'; there are"),
+        (Uniform(0, 1, when=("opt", "sgdd")), "never 'sgdd'.*did you mean 'sgd'"),
+        (Uniform(0, 1, when=("flag", [1])), "never 1, it is one of True, False"),
+        (Uniform(0, 1, when=("lr", [0.5])), "'lr' is continuous"),
+        (Uniform(0, 1, when=("x", [0.5])), "itself"),
+    ],
+)
+def test_every_mistake_names_the_parameter_and_the_remedy(value: Any, message: str) -> None:
+    others = {"opt": Choice(["sgd", "adam"]), "flag": Choice([True, False]), "lr": Uniform(0, 1)}
+    with pytest.raises(SpaceError, match=f"^parameter 'x': .*{message}") as caught:
+        SearchSpace({**others, "x": value})
+    assert caught.value.parameter == "x"
+
+
+def test_wrong_names_are_refused() -> None:
+    for mapping, message in [
+        ({"a": 1, "a.b": 2}, "parameter 'a.b': clashes with parameter 'a'"),
+        ({"a": {"b": {"c": 1}}, "a.b": 2}, "parameter 'a.b.c': clashes with parameter 'a.b'"),
+        ({"a": {"b": 1}, "a.b": 2}, "'a.b': is defined twice"),
+        ({3: Uniform(0, 1)}, "the name 3 (int) is not text"),
+        ({"a": {None: 1}}, "the name None (NoneType) is not text"),
+        ({"": 1}, "'' is no name"),
+        ({"a..b": 1}, "'a..b' is no name"),
+        ({" a": 1}, "' a' is no name"),
+        ([("a", 1)], "a mapping of names"),
+        (None, "a mapping of names"),
+    ]:
+        assert message in str(error_of(mapping))
+
+
+def test_all_problems_come_in_one_error() -> None:
+    error = error_of({"b": Uniform(1, 0), "a": {"c": Choice([]), 1: 2}, "d": LogUniform(0, 1, when=("e", 1)), "ok": 1})
+    for text in (
+        "5 problems",
+        "'b': low=1.0",
+        "'a.c': has no options",
+        "the name 1",
+        "'d': low=0",
+        "'d': when: there is",
+    ):
+        assert text in str(error)
+    assert error.parameter
+
+
+def test_circles_of_conditions_are_refused() -> None:
+    def child(*parents: str) -> Choice:
+        return Choice([1, 2], when=[(parent, 1) for parent in parents])
+
+    error = error_of({"a": child("c"), "b": child("a"), "c": child("b"), "d": child("a"), "e": child()})
+    assert "circle: a -> c -> b -> a" in str(error)
+    assert "'d'" not in str(error)
+
+
+# Conditions
+
+CONDITIONAL = SearchSpace(
+    {
+        "opt": Choice(["sgd", "adam"]),
+        "momentum": Uniform(0, 1, when=("opt", ["sgd"])),
+        "nesterov": Choice([True, False], when=("opt", "sgd")),
+        "damping": Uniform(0, 1, num=3, when=("nesterov", [False])),
+        "both": Integer(1, 2, when=[("opt", "sgd"), ("nesterov", True)]),
+    }
+)
+
+
+def test_conditions_on_conditions() -> None:
+    rng = random.Random(2)
+    shapes = {frozenset(CONDITIONAL.sample(rng)) for _ in range(100)}
+    assert shapes == {
+        frozenset({"opt"}),
+        frozenset({"opt", "momentum", "nesterov", "damping"}),
+        frozenset({"opt", "momentum", "nesterov", "both"}),
+    }
+    assert CONDITIONAL.to_unit({"opt": "adam"}) == [0.75, 0.5, 0.5, 0.5, 0.5]
+    assert CONDITIONAL.from_unit([0.75, 0.1, 0.1, 0.1, 0.1]) == {"opt": "adam"}
+    names = CONDITIONAL.names
+    assert all(names.index(p) < names.index(n) for n in names for p, _ in CONDITIONAL[n].conditions)
+
+
+def test_a_parent_is_looked_for_beside_the_parameter_and_then_outwards() -> None:
+    space = SearchSpace(
+        {"kind": Choice([1, 2]), "a": {"kind": Choice([3, 4]), "x": Uniform(0, 1, when=("kind", 3))},
+         "b": {"c": {"x": Uniform(0, 1, when=("kind", 1)), "y": Uniform(0, 1, when=("a.kind", 4))}}}
+    )  # fmt: skip
+    assert space["a.x"].conditions == (("a.kind", (3,)),)
+    assert space["b.c.x"].conditions == (("kind", (1,)),)
+    assert space["b.c.y"].conditions == (("a.kind", (4,)),)
+    assert SearchSpace.from_json(space.model_dump_json()) == space
+
+
+def test_validate_names_every_problem() -> None:
+    good: dict[str, Any] = {"opt": "sgd", "momentum": 1, "nesterov": True, "both": 2}
+    assert CONDITIONAL.validate(good) == good
+    assert type(CONDITIONAL.validate(good)["momentum"]) is float
+    changes: list[tuple[dict[str, Any], list[str]]] = [
+        ({"opt": "sdg"}, ["'opt': got 'sdg' (str), expected one of 'sgd', 'adam'"]),
+        ({"momentum": 1.5}, ["'momentum': got 1.5 (float), expected a float in [0.0, 1.0]"]),
+        ({"momentum": True}, ["'momentum': got True (bool)"]),
+        ({"momentum": math.nan}, ["'momentum': got nan"]),
+        ({"momentum": "0.5"}, ["'momentum': got '0.5' (str)"]),
+        ({"both": 2.0}, ["'both': got 2.0 (float), expected a whole number (int) in [1, 2]"]),
+        ({"both": True}, ["'both': got True (bool)"]),
+        ({"nesterov": 1}, ["'nesterov': got 1 (int), expected one of True, False"]),
+        ({"damping": 0.5}, ["'damping': is given but not active: it needs 'nesterov' in [False]"]),
+        ({"opt": "adam"}, ["3 problems", "'momentum': is given but not active", "'both': is given"]),
+        ({"momentun": 1}, ["'momentun': is not in the search space; did you mean 'momentum'"]),
+        ({"both": None, "zzz": 1}, ["2 problems", "'both': got None", "'zzz': is not"]),
+    ]
+    for change, messages in changes:
+        wrong = {**good, **change}
+        assert not CONDITIONAL.contains(wrong)
+        with pytest.raises(SpaceError) as caught:
+            CONDITIONAL.validate(wrong)
+        for message in messages:
+            assert message in str(caught.value)
+    del good["both"]
+    with pytest.raises(SpaceError, match="'both': is missing, expected a whole number"):
+        CONDITIONAL.to_unit(good)
+    with pytest.raises(SpaceError, match="a mapping"):
+        CONDITIONAL.validate([1])
+
+
+@pytest.mark.parametrize(
+    ("u", "message"),
+    [([0.5], "5 coordinates"), ([0.5] * 6, "got 6"), ([1.5] + [0.5] * 4, "'opt': coordinate 1.5"),
+     ([math.nan] + [0.5] * 4, "coordinate nan")],
+)  # fmt: skip
+def test_points_outside_the_cube_are_refused(u: list[float], message: str) -> None:
+    with pytest.raises(SpaceError, match=message):
+        CONDITIONAL.from_unit(u)
+    assert CONDITIONAL.from_unit([1 + 1e-12] * 5) == {"opt": "adam"}
+
+
+def test_an_rng_that_is_none_is_refused() -> None:
+    with pytest.raises(SpaceError, match=r"rng=3, expected a random\.Random"):
+        CONDITIONAL.sample(3)
+
+
+# Neighbours
+
+
+def neighbours(part: Distribution, value: Any, factors: tuple[float, ...] = (0.8, 1.2)) -> set[Any]:
+    space, rng = SearchSpace({"x": part}), random.Random(0)
+    return {space.perturb({"x": value}, rng, factors)["x"] for _ in range(60)}
+
+
+def test_perturbed_values() -> None:
+    assert neighbours(Uniform(0, 1), 0.5) == {0.4, 0.6}
+    assert neighbours(Uniform(0, 1), 0.9) == {0.9 * 0.8, 1.0}
+    assert neighbours(LogUniform(1e-4, 1), 0.1) == {0.1 * 0.8, 0.1 * 1.2}
+    assert neighbours(LogUniform(1e-4, 1), 1e-4) == {1e-4, 1e-4 * 1.2}
+    for part, expected in ((Uniform(0, 1), [0, 0.1]), (Uniform(-1, 1), [-0.2, 0.2]), (Normal(0, 1), [-0.4, 0.4])):
+        assert sorted(neighbours(part, 0.0)) == pytest.approx(expected)
+    assert neighbours(LogNormal(0, 1), 2.0) == {1.6, 2.4}
+    assert neighbours(Integer(0, 100), 50) == {40, 60}
+    assert neighbours(Integer(0, 100), 1) == {0, 2}
+    assert neighbours(Integer(-9, -1), -1) == {-2}
+    assert neighbours(Integer(0, 100, step=10), 50) == {40, 60}
+    assert neighbours(LogInteger(1, 512), 64) == {51, 77}
+    assert neighbours(Ordinal([8, 16, 32]), 16) == {8, 32}
+    assert neighbours(Ordinal([8, 16, 32]), 32) == {16}
+    assert neighbours(Ordinal([8]), 8) == {8}
+    assert neighbours(Choice(["a", "b", "c"]), "a") == {"a", "b", "c"}
+    assert neighbours(Constant(3), 3) == {3}
+    assert neighbours(Uniform(0, 1), 0.5, (1.5,)) == {0.75}
+    assert neighbours(Integer(0, 9), 5, (1.0,)) == {5}
+    assert neighbours(Ordinal([1, 2]), 2, (1.0,)) == {2}
+
+
+@given(ordered(st.integers(-30, 30)), st.integers(1, 4), st.data())
+def test_whole_numbers_always_move(bounds: tuple[int, int], step: int, data: st.DataObject) -> None:
+    low, high = bounds
+    assume(step <= high - low)
+    value = data.draw(st.sampled_from(range(low, high + 1, step)))
+    moved = neighbours(Integer(low, high, step=step), value)
+    assert value not in moved
+    assert moved <= set(range(low, high + 1, step))
+
+
+def test_perturb_respects_conditions_and_resamples() -> None:
+    rng = random.Random(4)
+    params: dict[str, Any] = {"opt": "sgd", "momentum": 0.5, "nesterov": True, "both": 1}
+    seen = [CONDITIONAL.perturb(params, rng) for _ in range(200)]
+    assert {frozenset(p) for p in seen} == {frozenset(CONDITIONAL.sample(rng)) for _ in range(200)}
+    assert {p["both"] for p in seen if "both" in p} == {2}
+    assert len({p["damping"] for p in seen if "damping" in p}) > 20
+    drawn = {CONDITIONAL.perturb(params, rng, resample=1.0).get("momentum") for _ in range(50)}
+    assert len(drawn) > 10
+    assert params == {"opt": "sgd", "momentum": 0.5, "nesterov": True, "both": 1}
+    for options in ({"factors": ()}, {"factors": (0, 2)}, {"factors": (math.inf,)}, {"resample": 2}):
+        with pytest.raises(SpaceError, match=next(iter(options))):
+            CONDITIONAL.perturb(params, rng, **options)
+    with pytest.raises(SpaceError, match="'opt'"):
+        CONDITIONAL.perturb({}, rng)
+
+
+# Names
+
+
+@given(st.dictionaries(st.lists(st.sampled_from("abc"), min_size=1, max_size=3).map(".".join), st.integers()))
+def test_nest_and_flatten_are_inverse(flat: dict[str, int]) -> None:
+    if any(a != b and b.startswith(f"{a}.") for a in flat for b in flat):
+        with pytest.raises(SpaceError, match="rename one"):
+            nest(flat)
+    else:
+        assert flatten(nest(flat)) == flat
+
+
+def test_flatten_keeps_values_that_are_mappings() -> None:
+    space = SearchSpace({"model": {"kind": Choice([{"a": {"b": 1}}, {}])}})
+    for params in space.grid():
+        assert space.validate(nest(params)) == params
+        assert space.validate(params) == params
+    assert flatten({"a": {"b": {}}}) == {"a.b": {}}
+    with pytest.raises(SpaceError, match="twice"):
+        flatten({"a": {"b": 1}, "a.b": 1})
+    with pytest.raises(SpaceError, match="not text"):
+        flatten({"a": {1: 1}})
+
+
+def test_a_space_reads_as_a_mapping() -> None:
+    assert list(CONDITIONAL) == list(CONDITIONAL.names)
+    assert len(CONDITIONAL) == 5
+    assert "opt" in CONDITIONAL
+    assert "zzz" not in CONDITIONAL
+    assert CONDITIONAL["opt"] == Choice(["sgd", "adam"])
+    assert SearchSpace({}).sample(random.Random(0)) == {}
+    assert list(SearchSpace({}).grid()) == [{}]
+    assert SearchSpace({"a": Choice(["only"]), "b": 3}).dimensions == ()
+
+
+def test_sampling_is_reproducible_and_leaves_the_global_generator_alone() -> None:
+    space = SearchSpace(EVERY_KIND)
+    state = random.getstate()
+    first = [space.sample(random.Random(11)), space.perturb(space.sample(random.Random(11)), random.Random(1))]
+    again = [space.sample(random.Random(11)), space.perturb(space.sample(random.Random(11)), random.Random(1))]
+    assert first == again
+    assert random.getstate() == state
+
+
+def test_a_sample_is_cheap() -> None:
+    """The bound is 10 µs for six parameters; here with room for a busy machine, best of several."""
+    import timeit
+
+    space = SearchSpace(
+        {"lr": LogUniform(1e-5, 1e-1), "width": LogInteger(16, 512), "depth": Integer(1, 6), "drop": Uniform(0, 0.5),
+         "batch": Choice([32, 64, 128]), "opt": Ordinal(["sgd", "adam"])}
+    )  # fmt: skip
+    rng = random.Random(0)
+    assert min(timeit.repeat(lambda: space.sample(rng), number=500, repeat=10)) / 500 < 10e-6
