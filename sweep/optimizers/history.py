@@ -194,15 +194,19 @@ class ModelOptimizer(SeededOptimizer):
         return trials
 
     def observe(self, trial: Trial, result: Result) -> None:
-        """Learn a result; a later one for the same trial replaces it.
+        """Learn a result; a later one for the same trial replaces it. A trial outside the space is passed over.
 
         Raises:
             StrategyError: The number of scores is not the number of objectives.
         """
-        self.space  # noqa: B018  # as above
-        self._learned(self._history.observe(trial, result))
+        if self._fits(trial):
+            self._learned(self._history.observe(trial, result))
 
     def restore(self, trials: Iterable[Trial]) -> None:
-        """Take over the trials of an earlier session as data."""
-        self.space  # noqa: B018  # as above
-        self._history.restore(trials)
+        """Take over the trials of an earlier session as data; those outside the space are passed over."""
+        self._history.restore(filter(self._fits, trials))
+
+    def _fits(self, trial: Trial) -> bool:
+        """Whether a trial, in particular one of another sweep, lies in this space."""
+        space = self.space
+        return trial.source is Source.OPTIMIZER or space.contains(trial.params)

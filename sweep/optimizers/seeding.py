@@ -50,8 +50,9 @@ class SeededOptimizer(Optimizer):
     """
 
     def __init__(self, search_space: SearchSpace | Mapping[str, Any] | None = None) -> None:
-        given = search_space is None or isinstance(search_space, SearchSpace)
-        self.search_space = search_space if given else SearchSpace(search_space)
+        if search_space is not None and not isinstance(search_space, SearchSpace):
+            search_space = SearchSpace(search_space)
+        self.search_space = search_space
         self._space: SearchSpace | None = None
         self._objectives: tuple[Objective, ...] = (Objective(),)
         self._seed = 0
