@@ -23,7 +23,8 @@
     │   └── StoreUnwritable    read-only, missing directory, disk full
     ├── MissingExtra           an optional package is not installed   (also ImportError)
     └── ConfigError
-        └── UnknownName        a key, view, scope or flag nobody knows
+        ├── UnknownName        a key, view, scope or flag nobody knows
+        └── ConfigFileMissing  a config file or group option that does not exist (also FileNotFoundError)
 
     BaseException
     ├── TrialStopped           raised by ``ctx.report``: the scheduler stopped this trial
@@ -40,6 +41,7 @@ from collections.abc import Iterable, Sequence
 
 __all__ = [
     "ConfigError",
+    "ConfigFileMissing",
     "ContractError",
     "ContractViolation",
     "HookError",
@@ -330,6 +332,15 @@ class UnknownName(ConfigError):
         listed = ", ".join(self.known[:12]) + (", …" if len(self.known) > 12 else "")
         there_are = f"; there are: {listed}" if self.known else "; there are none"
         super().__init__(f"unknown {kind} {name!r}{place}{did_you_mean(name, self.known) or there_are}")
+
+
+class ConfigFileMissing(ConfigError, FileNotFoundError):
+    """A config file, or the option of a config group, does not exist."""
+
+    def __init__(self, what: str, known: Iterable[str] = ()) -> None:
+        names = sorted(known)
+        there_are = f"; there are: {', '.join(names)}" if names else ""
+        super().__init__(f"{what} does not exist{there_are}")
 
 
 class TrialStopped(BaseException):
