@@ -12,6 +12,7 @@ import collections.abc as abc
 import dataclasses
 import functools
 import operator
+import sys
 import types
 import typing
 from collections.abc import Iterator, Mapping
@@ -33,17 +34,12 @@ __all__ = [
     "members",
     "peel",
     "split",
+    "value_of",
 ]
 
 _STANDARD: Final = frozenset({"builtins", "collections", "collections.abc", "typing", "types"})
-_WRAPPERS: Final = (
-    typing.Annotated,
-    typing.Final,
-    typing.ClassVar,
-    typing.Required,
-    typing.NotRequired,
-    typing_extensions.ReadOnly,
-)
+_MARKS: Final = (typing.Required, typing.NotRequired, typing_extensions.ReadOnly)
+_WRAPPERS: Final = (typing.Annotated, typing.Final, typing.ClassVar, *_MARKS)
 _FORMS: Final = (typing.Any, typing.Never, typing.NoReturn, typing.LiteralString, typing_extensions.Any)
 
 
@@ -79,11 +75,21 @@ def peel(annotation: Any) -> Any:
     if isinstance(annotation, typing.TypeVar):
         return _bound_of(annotation)
     if isinstance(annotation, typing_extensions.TypeAliasType):
-        return peel(annotation.__value__)
+        return peel(value_of(annotation))
     origin, args = split(annotation)
     if isinstance(origin, typing_extensions.TypeAliasType):
-        return peel(_substitute(origin.__value__, dict(zip(origin.__type_params__, args, strict=False))))
+        return peel(_substitute(value_of(origin), dict(zip(origin.__type_params__, args, strict=False))))
     return peel(args[0]) if origin in _WRAPPERS and args else annotation
+
+
+def value_of(alias: typing_extensions.TypeAliasType) -> Any:
+    """Return what an alias stands for, its own forward references resolved where they can be."""
+    carrier = types.SimpleNamespace(__annotations__={"it": alias.__value__})
+    names = vars(sys.modules.get(alias.__module__ or "", types))
+    try:
+        return typing_extensions.get_type_hints(carrier, names, include_extras=True)["it"]
+    except NameError:
+        return alias.__value__
 
 
 def _bound_of(variable: typing.TypeVar) -> Any:
@@ -295,14 +301,22 @@ def _read_dataclass(cls: type) -> Record:
 def _read_typed_dict(cls: type) -> Record:
     config = getattr(cls, "__pydantic_config__", {})
     hints = typing_extensions.get_type_hints(cls, include_extras=True)
-    required: frozenset[str] = cls.__required_keys__  # type: ignore[attr-defined]  # every TypedDict has them
+    keys: frozenset[str] = cls.__required_keys__  # type: ignore[attr-defined]  # every TypedDict has them
+    marks = {name: _marks(hint) for name, hint in hints.items()}  # the keys miss marks inside string annotations
+    needed = {name for name, found in marks.items() if typing.Required in found or name in keys}
+    required = frozenset(name for name in needed if typing.NotRequired not in marks[name])
     fields = {name: _unmark(hint) for name, hint in hints.items()}
-    return Record(cls, fields, frozenset(required), closed=config.get("extra") == "forbid")
+    return Record(cls, fields, required, closed=config.get("extra") == "forbid")
+
+
+def _marks(hint: Any) -> list[Any]:
+    origin, args = split(hint)
+    return [origin, *_marks(args[0])] if origin in _MARKS else []
 
 
 def _unmark(hint: Any) -> Any:
     origin, args = split(hint)
-    return _unmark(args[0]) if origin in (typing.Required, typing.NotRequired, typing_extensions.ReadOnly) else hint
+    return _unmark(args[0]) if origin in _MARKS else hint
 
 
 # ---------------------------------------------------------------- wording

@@ -15,6 +15,7 @@ from __future__ import annotations
 
 import collections.abc as abc
 import dataclasses
+import enum
 import functools
 import sys
 import types
@@ -209,7 +210,9 @@ def _before(check: Callable[[Any], Any], node: dict[str, Any]) -> dict[str, Any]
 
 
 def _plain(value: Any) -> Any:
-    """Return the Python value of a numpy scalar or of an array or tensor without dimensions."""
+    """Return the Python value of an enum's member, a numpy scalar, or an array or tensor without dimensions."""
+    if isinstance(value, enum.Enum):
+        return value.value
     if hasattr(value, "dtype") and callable(getattr(value, "item", None)) and getattr(value, "ndim", 0) == 0:
         return value.item()
     return value

@@ -44,6 +44,7 @@ from sweep.pipeline.annotations import (
     members,
     peel,
     split,
+    value_of,
 )
 
 __all__ = ["Verdict", "subtype"]
@@ -144,7 +145,7 @@ def _relate(given: Any, wanted: Any, seen: _Seen) -> Verdict:
 def _metadata(annotation: Any) -> list[Any]:
     """Return the parts of ``Annotated`` that constrain or convert; notes for readers are left out."""
     if isinstance(annotation, typing_extensions.TypeAliasType):
-        return _metadata(annotation.__value__)
+        return _metadata(value_of(annotation))
     origin, args = split(annotation)
     if origin is not typing.Annotated:
         return []
@@ -198,7 +199,8 @@ def _literal(value: Any, wanted: Any, seen: _Seen) -> Verdict:
 
 
 def _same(one: Any, other: Any) -> bool:
-    return type(one) is type(other) and bool(one == other)
+    """Compare as the validator does: 1 is True, True is not 1."""
+    return (type(one) is type(other) or (type(other) is bool and type(one) is int)) and bool(one == other)
 
 
 def _same_as_a_member(value: Any, wanted: type[enum.Enum]) -> bool:
@@ -339,6 +341,8 @@ def _is_number(cls: type) -> bool:
 
 def _to_number(given: Any, wanted: type) -> Verdict:
     have = class_of(given)
+    if issubclass(have, enum.Enum) and not _numeric(have):  # a member is read by its value: accepted, hardly meant
+        return _at_most_unproven(_alike(subtype(type(member.value), wanted) for member in have))
     if _within(wanted, have) and not _numeric(have):
         return UNPROVEN  # for example Hashable
     return _NUMBERS[_numeric(wanted)].get(_numeric(have), REFUTED)
@@ -361,7 +365,8 @@ def _to_text(given: Any, wanted: Any, seen: _Seen) -> Verdict:
     have = class_of(given)
     if issubclass(have, wanted) or (wanted is bytes and issubclass(have, bytearray)):
         return PROVEN
-    return UNPROVEN if issubclass(have, _TEXT) or _within(wanted, have) else REFUTED
+    read = issubclass(have, (*_TEXT, enum.Enum))  # an enum's member by its value: accepted, hardly meant
+    return UNPROVEN if read or _within(wanted, have) else REFUTED
 
 
 def _to_day(given: Any, wanted: Any, seen: _Seen) -> Verdict:
@@ -396,7 +401,7 @@ def _arguments(given: Any, want: type, args: tuple[Any, ...], seen: _Seen) -> Ve
         origin, have = split(base)
         if origin is want:
             return _at_least_unproven(_every(_relate(one, due, seen) for one, due in zip(have, args, strict=False)))
-    if issubclass(want, abc.Iterable):
+    if issubclass(want, abc.Iterable | abc.AsyncIterable):
         return _at_least_unproven(_every(_relate(item, args[0], seen) for item in items_of(given)))
     return UNPROVEN
 
