@@ -156,7 +156,8 @@ class _Study:
             return None
         self._storage.written = {}
         self._study.sampler = copy.deepcopy(self._sampler)  # whatever it caches would not survive a restart
-        _reseed(self._study.sampler, own_seed(self._seed, index, "optuna"))
+        seed = own_seed(self._seed, index, "optuna")
+        _reseed(self._study.sampler, [(seed >> shift) % 2**32 for shift in range(0, 160, 32)])
         trial = self._study.ask()
         self._numbers["own", index] = trial.number
         params: dict[str, Any] = {}
@@ -278,17 +279,13 @@ def _size(sampler: optuna.samplers.BaseSampler, space: SearchSpace) -> int | Non
     return None
 
 
-def _reseed(sampler: object, seed: int, depth: int = 0) -> None:
-    """Seed every generator of a sampler, and of the samplers inside it, from ``seed``."""
+def _reseed(sampler: object, words: list[int]) -> None:
+    """Seed every generator of a sampler, and of the samplers inside it, from ``words`` of 32 bits."""
     import numpy as np
 
     for place, value in enumerate(vars(sampler).values()):
         generator = getattr(value, "rng", value)  # Optuna wraps its generators in an object with this one attribute
         if isinstance(generator, np.random.RandomState):
-            generator.seed(_words(seed, depth, place))
+            generator.seed([*words, place])
         elif isinstance(value, _import_optuna().samplers.BaseSampler):
-            _reseed(value, own_seed(seed, place, "inner"), depth + 1)
-
-
-def _words(seed: int, *places: int) -> list[int]:
-    return [(seed >> shift) % 2**32 for shift in range(0, 160, 32)] + list(places)
+            _reseed(value, [*words, place])

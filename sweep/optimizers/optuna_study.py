@@ -30,6 +30,7 @@ _STATES = {
     State.FAILED: TrialState.FAIL,
     State.VOID: TrialState.FAIL,
 }
+_HUGE = 1e100  # samplers square what they are told
 _WAITING = (TrialState.WAITING,)
 _PLAIN = (type(None), bool, int, float, str)
 
@@ -148,10 +149,11 @@ class Storage(BaseStorage):
         """Give a trial its latest result."""
         trial = self.trials[number]
         state = _STATES[record.state]
+        losses = [min(max(loss, -_HUGE), _HUGE) for loss in record.losses]
         if state is TrialState.COMPLETE and record.partial and record.step > 0 and len(record.losses) == 1:
             state = TrialState.PRUNED  # several objectives know no pruning in Optuna
-            trial.intermediate_values = {record.step: record.losses[0]}
-        self.set_trial_state_values(number, state, record.losses or None)
+            trial.intermediate_values = {record.step: losses[0]}
+        self.set_trial_state_values(number, state, losses or None)
 
     # what Optuna asks of a storage; there is one study, and a trial's id is its number
 

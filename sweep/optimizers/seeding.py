@@ -26,7 +26,7 @@ def own_seed(seed: int, index: int, purpose: str = "") -> int:
     """Return the seed (>= 0, at most 160 bits) of suggestion ``index`` of the sweep with ``seed``.
 
     Args:
-        seed: The sweep's seed; any whole number.
+        seed: The sweep's seed, taken modulo 2**64.
         index: Number of the suggestion, from 0.
         purpose: Tells streams apart that must not repeat each other, for example the class's name.
 

@@ -1,0 +1,74 @@
+"""Every optimizer of ours keeps the contract."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+
+from sweep.optimizers import GridOptimizer, OptunaOptimizer, RandomOptimizer, SobolOptimizer
+from sweep.testing.optimizers import OptimizerContract
+
+
+class TestRandom(OptimizerContract):
+    history_free = True
+
+    def make(self) -> RandomOptimizer:
+        return RandomOptimizer()
+
+
+class TestGrid(OptimizerContract):
+    seeded = False
+
+    def make(self) -> GridOptimizer:
+        return GridOptimizer()
+
+
+class TestSobol(OptimizerContract):
+    history_free = True
+
+    def make(self) -> SobolOptimizer:
+        return SobolOptimizer()
+
+
+class TestTPE(OptimizerContract):
+    def make(self) -> OptunaOptimizer:
+        return OptunaOptimizer(n_startup_trials=5)
+
+
+class TestCmaEs(OptimizerContract):
+    budget = 30  # several generations
+
+    def make(self) -> OptunaOptimizer:
+        return OptunaOptimizer(sampler="CmaEs", popsize=4)
+
+
+class TestNSGAII(OptimizerContract):
+    budget = 24
+
+    def make(self) -> OptunaOptimizer:
+        return OptunaOptimizer(sampler="NSGAII", population_size=5)
+
+
+_EXPERIMENTAL = pytest.mark.filterwarnings("ignore:.*Sampler is experimental:optuna.exceptions.ExperimentalWarning")
+
+
+@_EXPERIMENTAL
+class TestQMC(OptimizerContract):
+    def make(self) -> OptunaOptimizer:
+        return OptunaOptimizer(sampler="QMC")
+
+
+@_EXPERIMENTAL
+class TestNSGAIII(OptimizerContract):
+    def make(self) -> OptunaOptimizer:
+        return OptunaOptimizer(sampler="NSGAIII", population_size=5)
+
+
+@_EXPERIMENTAL
+class TestOptunaInstance(OptimizerContract):
+    def make(self) -> OptunaOptimizer:
+        import optuna
+
+        inner: Any = optuna.samplers.TPESampler(n_startup_trials=4)
+        return OptunaOptimizer(sampler=optuna.samplers.PartialFixedSampler({"depth": 2}, inner))
