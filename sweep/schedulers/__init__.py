@@ -9,13 +9,22 @@ if TYPE_CHECKING:
     from sweep.schedulers.asha import ASHAScheduler, AsyncHyperbandScheduler
     from sweep.schedulers.base import Decision, Scheduler
     from sweep.schedulers.batch import BatchScheduler, SynchronousBatchScheduler
+    from sweep.schedulers.distributed import DistributedScheduler
+    from sweep.schedulers.halving import HyperbandScheduler, SuccessiveHalvingScheduler
+    from sweep.schedulers.median import MedianStoppingScheduler
+    from sweep.schedulers.pbt import PBTScheduler
 
 __all__ = [
     "ASHAScheduler",
     "AsyncHyperbandScheduler",
     "BatchScheduler",
     "Decision",
+    "DistributedScheduler",
+    "HyperbandScheduler",
+    "MedianStoppingScheduler",
+    "PBTScheduler",
     "Scheduler",
+    "SuccessiveHalvingScheduler",
     "SynchronousBatchScheduler",
 ]
 
@@ -24,7 +33,12 @@ _HOME = {
     "AsyncHyperbandScheduler": "asha",
     "BatchScheduler": "batch",
     "Decision": "base",
+    "DistributedScheduler": "distributed",
+    "HyperbandScheduler": "halving",
+    "MedianStoppingScheduler": "median",
+    "PBTScheduler": "pbt",
     "Scheduler": "base",
+    "SuccessiveHalvingScheduler": "halving",
     "SynchronousBatchScheduler": "batch",
 }
 

@@ -41,10 +41,11 @@ class Measure:
         name = self.objective.metric
         if name is not None:
             return self.objective.loss(metrics[name]) if name in metrics else None
-        if len(metrics) > 1:
-            listed = ", ".join(sorted(metrics))
+        names = list(metrics) if len(metrics) < 2 else [name for name in metrics if name != "cost"]  # a trial's price
+        if len(names) > 1:
+            listed = ", ".join(sorted(names))
             raise StrategyError(f"the objective reports several metrics ({listed}): say which one counts, metric=")
-        return self.objective.loss(next(iter(metrics.values()))) if metrics else None
+        return self.objective.loss(metrics[names[0]]) if names else None
 
     def final(self, trial: Trial) -> float:
         """Return the loss with which a trial ended, ``inf`` if it failed or has none."""
