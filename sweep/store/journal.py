@@ -56,13 +56,18 @@ class Journal:
         """Drop a restored entry from memory, so that memory stays flat, or to have the stage run again."""
         self._entries.pop(key, None)
 
-    def encode(self, value: Any) -> str:
+    def encode(self, value: Any, expected: Any = None, *, place: str = "value") -> str:
         """Encode a value; its arrays are written and synced at once.
+
+        Args:
+            value: What to keep.
+            expected: Annotation it will be decoded under.
+            place: What messages call it.
 
         Raises:
             NotStorable: Part of the value cannot be written.
         """
-        return encode(value, self.blobs)
+        return encode(value, self.blobs, expected, place=place)
 
     def decode(self, key: str, text: str, expected: Any = None) -> Any:
         """Decode a stored value.

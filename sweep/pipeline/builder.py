@@ -1,0 +1,331 @@
+"""The fluent builder: a pipeline is data, every call returns a new one."""
+
+from __future__ import annotations
+
+import inspect
+from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
+from typing import Any, Literal, final
+
+from sweep.deferred import launch
+from sweep.errors import ContractError, did_you_mean
+from sweep.pipeline.annotations import describe
+from sweep.pipeline.checker import Compiled, LoopStep, Step, Unit, compile_nodes
+from sweep.pipeline.contracts import MISSING, Parameter, Signature
+from sweep.pipeline.nodes import (
+    HOOKS,
+    Loop,
+    Node,
+    Stage,
+    Through,
+    attach,
+    caller,
+    classify,
+    field_problems,
+    name_problem,
+)
+from sweep.pipeline.runs import run_pipeline
+from sweep.pipeline.state import State
+from sweep.store.writer import Durability
+
+__all__ = ["Pipeline"]
+
+
+@final
+class Pipeline:
+    """A chain of stages joined by typed contracts.
+
+    Fluent and immutable: every call returns a new pipeline, so a shared prefix is safe.
+
+    Args:
+        **inputs: Declared inputs, name to annotation; then anything else unbound is an error.
+            Without any, required parameters that nothing gives are found out to be inputs.
+
+    Example:
+        >>> def double(x: int) -> int:
+        ...     return 2 * x
+        >>> Pipeline().stage("double", double).through(y=int).run(x=21).y
+        42
+    """
+
+    __slots__ = ("_cache", "_declared", "_done", "_hooks", "_open")
+
+    def __init__(self, **inputs: Any) -> None:
+        problems = field_problems(inputs)
+        if problems:
+            raise ContractError("Pipeline(…)", problems)
+        self._declared: Mapping[str, Any] | None = inputs or None
+        self._done: tuple[Node, ...] = ()
+        self._open: tuple[tuple[Loop, tuple[Node, ...]], ...] = ()
+        self._hooks: Mapping[str, Any] = {}
+        self._cache: dict[Any, Compiled] = {}
+
+    # ------------------------------------------------------------ building
+
+    def _next(self, **changes: Any) -> Pipeline:
+        new = Pipeline.__new__(Pipeline)
+        for name in ("_declared", "_done", "_open", "_hooks"):
+            setattr(new, name, changes.get(name, getattr(self, name)))
+        new._cache = {}
+        return new
+
+    def stage(
+        self, name: str, what: Any, /, *, settings: Mapping[str, Any] | None = None, **hooks_or_settings: Any
+    ) -> Pipeline:
+        """Add a stage.
+
+        Args:
+            name: Unique in this pipeline; part of the run's identity.
+            what: A function (sync or async), a Pipeline, an Experiment, a Scope, a Tracker.
+            settings: Settings whose names clash with hooks.
+            **hooks_or_settings: Hooks (``retry=3``), or values for the stage's parameters.
+
+        Raises:
+            ContractError: The name or a hook is wrong by itself.
+        """
+        where = caller(2)
+        problem = name_problem("stage", name)
+        if problem is None and not callable(what) and not hasattr(what, "__sweep_stage__"):
+            problem = f"stage {name!r}: {what!r} is no function, pipeline or experiment"
+        if problem is not None:
+            raise ContractError(where, [problem])
+        _, hooks, given = classify(where, hooks_or_settings, may_have_fields=False)
+        return self._add(Stage(name, what, where, {**given, **(settings or {})}, hooks))
+
+    def through(
+        self,
+        model: Any = None,
+        /,
+        *,
+        fields: Mapping[str, Any] | None = None,
+        settings: Mapping[str, Any] | None = None,
+        **fields_hooks_settings: Any,
+    ) -> Pipeline:
+        """Type what passes the seam after the stage before, and hang hooks on it.
+
+        Args:
+            model: A pydantic model or dataclass; adds its fields and itself.
+            fields: Fields whose names clash with hooks.
+            settings: Settings whose names clash with hooks.
+            **fields_hooks_settings: ``name=type`` is a field, a hook's name is a hook,
+                anything else is a setting for the stage's parameter of that name.
+
+        Raises:
+            ContractError: There is no stage before, it has a contract already, or a keyword is wrong.
+        """
+        where = caller(2)
+        found, hooks, given = classify(where, fields_hooks_settings, may_have_fields=True)
+        found.update(fields or {})
+        problems = field_problems(found)
+        body = self._body()
+        if not body or not isinstance(body[-1], Stage):
+            problems.append(".through(…) belongs right after a .stage(…)")
+        if problems:
+            raise ContractError(where, problems)
+        last = body[-1]
+        if not isinstance(last, Stage):  # pragma: no cover  # refused above
+            raise ContractError(where, problems)
+        stage = attach(last, where, Through(model, found), hooks, {**given, **(settings or {})})
+        return self._replace(body[:-1] + (stage,))
+
+    def with_global_hooks(self, **hooks: Any) -> Pipeline:
+        """Wrap every stage, nested experiments included; local hooks win, before/after/metrics add.
+
+        Raises:
+            ContractError: A keyword is no hook.
+        """
+        where = caller(2)
+        unknown = [f"{name!r} is no hook{did_you_mean(name, HOOKS)}" for name in hooks if name not in HOOKS]
+        if unknown:
+            raise ContractError(where, unknown)
+        classify(where, hooks, may_have_fields=False)
+        return self._next(_hooks={**self._hooks, **hooks})
+
+    def loop_while(
+        self, predicate: Callable[..., Any], *, name: str = "loop", max_iterations: int | None = None
+    ) -> Pipeline:
+        """Begin a loop: its stages run as long as ``predicate(state)`` holds; close it with ``end_loop()``.
+
+        Args:
+            predicate: Gets the State; sync or async.
+            name: Unique in this pipeline.
+            max_iterations: More than that is an error that names the predicate.
+
+        Raises:
+            ContractError: The name, predicate or limit is wrong by itself.
+        """
+        where = caller(2)
+        problems = [problem for problem in [name_problem("loop", name)] if problem is not None]
+        if not callable(predicate):
+            problems.append(f"loop {name!r}: the predicate {predicate!r} is no function")
+        if max_iterations is not None and (not isinstance(max_iterations, int) or max_iterations < 1):
+            problems.append(f"loop {name!r}: max_iterations={max_iterations!r}, expected a whole number >= 1")
+        if problems:
+            raise ContractError(where, problems)
+        return self._next(_open=(*self._open, (Loop(name, predicate, max_iterations, where), ())))
+
+    def end_loop(self) -> Pipeline:
+        """End the innermost open loop.
+
+        Raises:
+            ContractError: No loop is open.
+        """
+        if not self._open:
+            raise ContractError(caller(2), ["end_loop() without loop_while(…)"])
+        *outer, (loop, body) = self._open
+        closed = Loop(loop.name, loop.predicate, loop.max_iterations, loop.where, body)
+        return self._next(_open=tuple(outer))._add(closed)
+
+    def then(self, other: Pipeline) -> Pipeline:
+        """Append the stages of another pipeline.
+
+        Raises:
+            ContractError: One of the two has an open loop.
+        """
+        if self._open or other._open:
+            raise ContractError(caller(2), ["then(…) with an open loop: close it with end_loop()"])
+        declared = {**(self._declared or {}), **(other._declared or {})} or None
+        return self._next(_done=self._done + other._done, _declared=declared, _hooks={**self._hooks, **other._hooks})
+
+    def _body(self) -> tuple[Node, ...]:
+        return self._open[-1][1] if self._open else self._done
+
+    def _replace(self, body: tuple[Node, ...]) -> Pipeline:
+        if not self._open:
+            return self._next(_done=body)
+        *outer, (loop, _) = self._open
+        return self._next(_open=(*outer, (loop, body)))
+
+    def _add(self, node: Node) -> Pipeline:
+        return self._replace((*self._body(), node))
+
+    # ------------------------------------------------------------ reading
+
+    @property
+    def inputs(self) -> dict[str, Any]:
+        """Required inputs: name to annotation."""
+        return dict(self._compile().inputs)
+
+    @property
+    def outputs(self) -> dict[str, Any]:
+        """Fields that the stages give: name to annotation."""
+        return dict(self._compile().outputs)
+
+    def check(self, strict: bool = False) -> Pipeline:
+        """Build the pipeline: bind every parameter, compare every type; runs nothing.
+
+        Args:
+            strict: What cannot be proved is an error, too.
+
+        Returns:
+            The pipeline itself.
+
+        Raises:
+            ContractError: With all mismatches at once.
+        """
+        self._checked(strict=strict)
+        return self
+
+    def plan(self) -> str:
+        """Return what would run, a line for each stage: what it takes, gives, and whether it is kept."""
+        return "\n".join(_plan_lines(self._checked().steps, ""))
+
+    def to_mermaid(self) -> str:
+        """Return the pipeline as a Mermaid flowchart; edges carry the contracts.
+
+        Example:
+            >>> print(Pipeline().stage("a", lambda: 1).through(x=int).stage("b", lambda x: None).to_mermaid())
+            flowchart TD
+                s0["a"]
+                s1["b"]
+                s0 -->|"x: int"| s1
+        """
+        from sweep.pipeline.drawing import mermaid
+
+        return mermaid(self._checked().steps)
+
+    def __repr__(self) -> str:
+        return f"Pipeline({' -> '.join(_names(self._done)) or 'empty'})"
+
+    def _compile(self, known: Mapping[str, Any] | None = None, hooks: Sequence[Mapping[str, Any]] = ()) -> Compiled:
+        if self._open:
+            loop = self._open[-1][0]
+            raise ContractError(repr(self), [f"loop {loop.name!r} ({loop.where}) is not closed; add .end_loop()"])
+        key = (tuple((name, repr(ann)) for name, ann in (known or {}).items()), tuple(id(one) for one in hooks))
+        if key not in self._cache:
+            every = [*hooks, self._hooks] if self._hooks else list(hooks)
+            self._cache[key] = compile_nodes(self._done, declared=self._declared, known=known or {}, hooks=every)
+        return self._cache[key]
+
+    def _checked(
+        self, known: Mapping[str, Any] | None = None, hooks: Sequence[Mapping[str, Any]] = (), *, strict: bool = False
+    ) -> Compiled:
+        compiled = self._compile(known, hooks)
+        problems = compiled.problems + (compiled.warnings if strict else [])
+        if problems:
+            raise ContractError("pipeline", problems)
+        return compiled
+
+    # ------------------------------------------------------------ running
+
+    def __sweep_stage__(self, known: Mapping[str, Any]) -> Unit:
+        """Return this pipeline as a stage of another one."""
+        inner = self._compile()
+        parameters = tuple(Parameter(name, inspect.Parameter.KEYWORD_ONLY, annotation, False) for name, annotation in inner.inputs.items())
+        signature = Signature(repr(self), parameters, MISSING, "", True, False, True, tuple(inner.problems))
+        return Unit("pipeline", self.run, signature, nested=inner, structure=inner.structure)
+
+    def run(
+        self,
+        inputs: Mapping[str, Any] | None = None,
+        /,
+        *,
+        name: str | None = None,
+        store: str | Path | None = None,
+        resume: Literal["auto", "never", "must"] = "auto",
+        durability: Durability = "process",
+        **more_inputs: Any,
+    ) -> State:
+        """Check, then run. Returns the last State; inside an event loop, await it.
+
+        Args:
+            inputs: Inputs by name (for names that clash with the arguments below).
+            name: Makes the run durable: it is journaled, and goes on where it stopped.
+            store: SQLite file; None = ``$SWEEP_STORE`` or ``./sweep.db``.
+            resume: Go on with the latest unfinished run of that name, never, or insist.
+            durability: ``"process"`` survives kill -9, ``"power"`` a power cut.
+            **more_inputs: Inputs by name.
+
+        Raises:
+            ContractError: The pipeline does not fit together, or inputs are missing or unknown.
+            ContractViolation: A value broke its contract.
+            ResumeRefused: ``resume="must"`` and the pipeline has changed.
+        """
+        values = {**(inputs or {}), **more_inputs}
+
+        async def main(owns_loop: bool) -> State:
+            return await run_pipeline(self._checked, values, name, store, resume, durability, owns_loop, self._hooks)
+
+        return launch(State, main, "run()")
+
+
+def _names(nodes: Sequence[Node]) -> list[str]:
+    return [f"{node.name}({' -> '.join(_names(node.body))})*" if isinstance(node, Loop) else node.name for node in nodes]
+
+
+def _plan_lines(steps: Sequence[Step], indent: str) -> list[str]:
+    lines: list[str] = []
+    for step in steps:
+        if isinstance(step, LoopStep):
+            limit = "" if step.max_iterations is None else f", at most {step.max_iterations} times"
+            lines.append(f"{indent}loop {step.name}{limit}:")
+            lines += _plan_lines(step.body, indent + "  ")
+            continue
+        takes = ", ".join(binding.parameter for binding in step.bindings)
+        gives = "" if step.contract is None else ", ".join(f"{n}: {describe(a)}" for n, a in step.contract.annotations.items())
+        hooks = "".join(f" {name}" for name in HOOKS if name in step.hooks and step.hooks[name] is not False)
+        kept = "" if step.checkpointed else "  (not kept)"
+        lines.append(f"{indent}{step.name}({takes}) -> {gives or 'nothing'}{'  [' + hooks.strip() + ']' if hooks else ''}{kept}")
+        if step.unit.nested is not None:
+            lines += _plan_lines(step.unit.nested.steps, indent + "  ")
+    return lines

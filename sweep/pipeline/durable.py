@@ -1,0 +1,362 @@
+"""Durable runs: found again by name and place, owned, resumed or refused, closed with a true status."""
+
+from __future__ import annotations
+
+import json
+import os
+import secrets
+import sys
+import traceback
+from collections.abc import AsyncIterator, Iterator, Mapping
+from contextlib import asynccontextmanager, contextmanager
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, Literal, final
+
+import anyio
+
+from sweep.clock import current_clock
+from sweep.errors import ResumeRefused, RunLocked, SweepError
+from sweep.pipeline.runtime import Activation, Handle, Root
+from sweep.process import inside_child
+from sweep.store.journal import Journal
+from sweep.store.runs import RunRow, insert_run, latest_run, path_of, read_run
+from sweep.store.writer import Durability, Store
+from sweep.tracker.stream import say
+from sweep.trial import Reason, Status
+
+__all__ = ["Opened", "Resume", "RunSpec", "differences", "entry_of_process", "open_child", "open_top"]
+
+Resume = Literal["auto", "never", "must"]
+RESUME_VARIABLE, ENTRY_VARIABLE = "SWEEP_RESUME", "SWEEP_ENTRY"
+
+
+@final
+@dataclass(slots=True)
+class RunSpec:
+    """What a run is, before it is found or made.
+
+    Attributes:
+        name: Its name.
+        level: ``pipeline``, ``experiment``, ``sweep`` …
+        identity: What must be equal for a resume, as JSON data.
+        params: Its inputs or fields as JSON data, for people to read.
+        seed: Given by the user, or None (then drawn once and journaled).
+        extends: A larger budget may extend a completed run (``resume="must"``).
+        code: What to redo: names of stages.
+        allow_changed: Go on although structure or contracts have changed.
+    """
+
+    name: str
+    level: str
+    identity: dict[str, Any]
+    params: Mapping[str, Any] = field(default_factory=dict)
+    seed: int | None = None
+    extends: bool = False
+    redo: frozenset[str] = frozenset()
+    allow_changed: bool = False
+    fresh_after_failure: bool = False
+
+
+@final
+@dataclass(slots=True)
+class Opened:
+    """An open run: its handle, and what was there before.
+
+    Attributes:
+        handle: The run.
+        before: Its row as an earlier session left it, or None for a new run.
+        finished: It had completed already; its result is to be read, not computed.
+    """
+
+    handle: Handle
+    before: RunRow | None = None
+    finished: bool = False
+    status: Status | None = None
+    reason: Reason | None = None
+
+
+# ---------------------------------------------------------------- identity
+
+
+def differences(old: Any, new: Any, place: str = "") -> list[str]:
+    """Return what differs between two identities, a line each.
+
+    Example:
+        >>> differences({"seed": 1, "space": {"lr": "a"}}, {"seed": 1, "space": {"lr": "b"}})
+        ["space.lr: 'a' -> 'b'"]
+    """
+    if isinstance(old, dict) and isinstance(new, dict):
+        lines: list[str] = []
+        for key in {**old, **new}:
+            inner = f"{place}.{key}" if place else str(key)
+            if key not in new:
+                lines.append(f"{inner}: {_short(old[key])} is gone")
+            elif key not in old:
+                lines.append(f"{inner}: {_short(new[key])} is new")
+            else:
+                lines += differences(old[key], new[key], inner)
+        return lines
+    if isinstance(old, list) and isinstance(new, list) and _are_nodes(old) and _are_nodes(new):
+        return _node_differences(old, new, place)
+    return [] if old == new else [f"{place}: {_short(old)} -> {_short(new)}"]
+
+
+def _are_nodes(items: list[Any]) -> bool:
+    return all(isinstance(item, dict) and ("stage" in item or "loop" in item) for item in items)
+
+
+def _node_name(node: Mapping[str, Any]) -> str:
+    return str(node.get("stage", node.get("loop")))
+
+
+def _node_differences(old: list[Any], new: list[Any], place: str) -> list[str]:
+    """Compare two lists of stages: renamed, inserted, removed, reordered, changed."""
+    before, after = [_node_name(node) for node in old], [_node_name(node) for node in new]
+    gone, fresh = [n for n in before if n not in after], [n for n in after if n not in before]
+    lines: list[str] = []
+    if len(gone) == len(fresh) and [before.index(n) for n in gone] == [after.index(n) for n in fresh]:
+        lines += [f"stage {a!r} was renamed to {b!r}" for a, b in zip(gone, fresh, strict=True)]
+    else:
+        lines += [f"stage {name!r} was removed" for name in gone] + [f"stage {name!r} was inserted" for name in fresh]
+    common = [name for name in before if name in after]
+    if common != [name for name in after if name in before]:
+        lines.append(f"stages were reordered: {' '.join(before)} -> {' '.join(after)}")
+    by_name = {_node_name(node): node for node in new}
+    for node in old:
+        if _node_name(node) in by_name:
+            lines += differences(node, by_name[_node_name(node)], f"stage {_node_name(node)!r}")
+    return lines
+
+
+def _short(value: Any) -> str:
+    text = value if isinstance(value, str) and len(value) > 60 else repr(value)
+    return text if len(text) <= 100 else text[:97] + "..."
+
+
+# ---------------------------------------------------------------- top
+
+
+@asynccontextmanager
+async def open_top(
+    root: Root, spec: RunSpec, store: str | Path | Store | None, resume: Resume, durability: Durability
+) -> AsyncIterator[Opened]:
+    """Find or make a root run, own it, and close it with a true status.
+
+    Raises:
+        ResumeRefused: ``resume="must"`` (or ``sweep resume``) and the identity differs.
+        RunLocked: A live process owns it.
+        SweepError: This is a child process, which never opens the store.
+    """
+    if resume not in ("auto", "never", "must"):
+        raise SweepError(f"resume={resume!r}: expected 'auto', 'never' or 'must'")
+    if inside_child():
+        raise SweepError(
+            f"{spec.level} {spec.name!r} was started inside a child process of a sweep, which never opens the store; "
+            "pass it as the objective instead, or use executor='inline' or 'thread'"
+        )
+    opened_here = None if isinstance(store, Store) else Store(store, durability=durability)
+    place = store if isinstance(store, Store) else opened_here
+    if place is None:  # pragma: no cover  # one of the two is set
+        raise SweepError("no store")
+    try:
+        opened = _find_or_make(place, spec, resume)
+        handle = opened.handle
+        with _closing(root, opened):
+            root.resume_line = f"sweep resume {handle.run_id} --store {place.path}"
+            yield opened
+    finally:
+        if opened_here is not None:
+            opened_here.close()
+
+
+def _find_or_make(store: Store, spec: RunSpec, resume: Resume) -> Opened:
+    wanted = os.environ.get(RESUME_VARIABLE, "")
+    row = latest_run(store, 0, "", spec.name)
+    if wanted and row is not None:
+        chosen = read_run(store, int(wanted))
+        if chosen.name == spec.name and chosen.parent_id == 0:
+            row, resume = chosen, "must"
+    if row is None or resume == "never":
+        if row is None and resume == "must":
+            raise SweepError(f"resume='must': there is no run named {spec.name!r} in {store.path}")
+        return _make(store, spec, 1 if row is None else row.number + 1)
+    changed = differences(row.data("identity"), _plain(spec.identity))
+    if spec.seed is None:
+        changed = [line for line in changed if not line.startswith("seed:")]
+    if changed and not spec.allow_changed:
+        return _other_identity(store, spec, row, resume, changed)
+    if row.status is Status.COMPLETED and not (resume == "must"):
+        say(f"{spec.name!r} has finished already{_best(row)}: this is a new run, {spec.name}#{row.number + 1}")
+        return _make(store, spec, row.number + 1)
+    if row.status is Status.FAILED and spec.fresh_after_failure and resume == "auto":
+        say(f"{spec.name!r} ended by failures ({row.error}): this is a new run, {spec.name}#{row.number + 1}")
+        return _make(store, spec, row.number + 1)
+    return _take_over(store, spec, row)
+
+
+def _other_identity(store: Store, spec: RunSpec, row: RunRow, resume: Resume, changed: list[str]) -> Opened:
+    remedy = f"start a new run instead (--new, resume='never'), keeping its history with init_from={row.id}"
+    if resume == "must":
+        raise ResumeRefused(row.segment, changed, f"{remedy}, or go on all the same (--allow-changed)")
+    shown = "; ".join(changed[:5]) + ("; …" if len(changed) > 5 else "")
+    say(f"{row.segment!r} was another {spec.level} ({shown}): this is a new run, {spec.name}#{row.number + 1}")
+    if spec.level == "sweep":
+        say(f"to keep its history: init_from={row.id}")
+    return _make(store, spec, row.number + 1)
+
+
+def _best(row: RunRow) -> str:
+    return "" if row.score is None else f" (best {row.score:.6g})"
+
+
+def _plain(data: Any) -> Any:
+    """Return identity as it reads back from the store."""
+    return json.loads(json.dumps(data))
+
+
+def _make(store: Store, spec: RunSpec, number: int) -> Opened:
+    seed = spec.seed if spec.seed is not None else secrets.randbelow(2**31)
+    run_id = insert_run(store, number=number, **_columns(spec, seed), entry=json.dumps(entry_of_process()))
+    store.add("UPDATE run SET root_id=? WHERE id=?", (run_id, run_id))
+    store.own(run_id, spec.name)
+    row = read_run(store, run_id)
+    handle = Handle(store, run_id, run_id, row.segment, Journal(store, run_id, run_id, fresh=True), seed=seed)
+    return Opened(handle)
+
+
+def _columns(spec: RunSpec, seed: int) -> dict[str, Any]:
+    return {
+        "level": spec.level,
+        "name": spec.name,
+        "status": Status.RUNNING.value,
+        "started": current_clock().wall(),
+        "seed": seed,
+        "params": json.dumps(spec.params, default=repr) if spec.params else None,
+        "identity": json.dumps(spec.identity),
+    }
+
+
+def _take_over(store: Store, spec: RunSpec, row: RunRow) -> Opened:
+    store.own(row.id, row.segment)
+    row = read_run(store, row.id)
+    journal = Journal(store, row.id, row.id, fresh=False)
+    finished = row.status is Status.COMPLETED and not spec.extends
+    handle = Handle(store, row.id, row.id, row.segment, journal, True, spec.redo, row.seed or 0)
+    if not finished:
+        store.add("UPDATE run SET status=?, reason=NULL, ended=NULL WHERE id=?", (Status.RUNNING.value, row.id))
+        if spec.allow_changed:
+            store.add("UPDATE run SET identity=? WHERE id=?", (json.dumps(spec.identity), row.id))
+        store.commit()
+        done = sum(1 for key in journal.keys() if "!" not in key)
+        if done:
+            say(f"resuming {row.segment!r}: {done} finished step{'s' if done != 1 else ''} restored, the rest runs now")
+    return Opened(handle, row, finished)
+
+
+# ---------------------------------------------------------------- child
+
+
+@asynccontextmanager
+async def open_child(parent: Activation, spec: RunSpec) -> AsyncIterator[Opened]:
+    """Find or make a child run below a stage activation; it uses the parent's store.
+
+    Raises:
+        SweepError: A sibling of the same name is running.
+        ResumeRefused: The journaled run at this place is another one.
+    """
+    handle = parent.frame.handle
+    if handle is None:
+        raise SweepError(f"{parent.path!r} is no durable run")
+    if spec.name in parent.live:
+        raise SweepError(
+            f"two runs named {spec.name!r} at once in {parent.path!r}: name your runs, name=…, so that each is found again"
+        )
+    parent.children[spec.name] += 1
+    number = parent.children[spec.name]
+    parent.live.add(spec.name)
+    try:
+        opened = _child(handle, parent.key, spec, number)
+        with _closing(parent.frame.root, opened):
+            yield opened
+    finally:
+        parent.live.discard(spec.name)
+
+
+def _child(parent: Handle, stage: str, spec: RunSpec, number: int) -> Opened:
+    store = parent.store
+    found = store.row(
+        "SELECT id FROM run WHERE parent_id=? AND stage=? AND name=? AND number=?",
+        (parent.run_id, stage, spec.name, number),
+    )
+    if found is None:
+        seed = spec.seed if spec.seed is not None else _derived_seed(parent.seed, stage, spec.name, number)
+        columns = _columns(spec, seed)
+        run_id = insert_run(store, parent_id=parent.run_id, root_id=parent.root_id, stage=stage, number=number, **columns)
+        row, before = read_run(store, run_id), None
+    else:
+        row = before = read_run(store, int(found[0]))
+        changed = differences(row.data("identity"), _plain(spec.identity))
+        if changed and not spec.allow_changed:
+            raise ResumeRefused(
+                path_of(store, row), changed, "another run stood here before: name your runs (name=…), or --allow-changed"
+            )
+    path = f"{parent.path}/{row.place}"
+    journal = Journal(store, row.id, parent.root_id, fresh=before is None)
+    handle = Handle(store, row.id, parent.root_id, path, journal, before is not None, parent.redo, row.seed or 0)
+    return Opened(handle, before, before is not None and row.status is Status.COMPLETED)
+
+
+def _derived_seed(seed: int, *parts: object) -> int:
+    from sweep.fingerprint import structure_hash
+
+    return int(structure_hash([seed, *map(str, parts)])[:8], 16) & 0x7FFFFFFF
+
+
+# ---------------------------------------------------------------- the end
+
+
+@contextmanager
+def _closing(root: Root, opened: Opened) -> Iterator[None]:
+    """Write the run's last status, whatever happens inside."""
+    try:
+        yield
+    except BaseException as error:
+        if isinstance(error, RunLocked):
+            raise
+        status, reason = _status_of(root, error)
+        _close(opened, status, reason, _one_line(error))
+        raise
+    if not opened.finished:
+        _close(opened, opened.status or Status.COMPLETED, opened.reason or Reason.COMPLETED, None)
+
+
+def _status_of(root: Root, error: BaseException) -> tuple[Status, Reason | None]:
+    if isinstance(error, Exception) and not isinstance(error, anyio.get_cancelled_exc_class()):
+        return Status.FAILED, Reason.ERROR
+    if root.interrupted is None and isinstance(error, anyio.get_cancelled_exc_class()):
+        return Status.INTERRUPTED, Reason.PARENT
+    return Status.INTERRUPTED, None
+
+
+def _close(opened: Opened, status: Status, reason: Reason | None, error: str | None) -> None:
+    handle = opened.handle
+    query = "UPDATE run SET status=?, reason=?, ended=?, error=? WHERE id=?"
+    handle.store.add(query, (status.value, reason and reason.value, current_clock().wall(), error, handle.run_id))
+    handle.store.commit()
+
+
+def _one_line(error: BaseException) -> str:
+    return "".join(traceback.format_exception_only(error)).strip().splitlines()[0][:500]
+
+
+def entry_of_process() -> dict[str, Any]:
+    """Return how this process was entered, so that ``sweep resume`` can enter it again."""
+    given = os.environ.get(ENTRY_VARIABLE)
+    if given:
+        return dict(json.loads(given))
+    main = sys.modules.get("__main__")
+    script = getattr(main, "__file__", None)
+    if script is None or hasattr(sys, "ps1") or "ipykernel" in sys.modules:
+        return {"kind": "notebook"}
+    return {"kind": "script", "script": str(Path(script).resolve()), "argv": sys.argv[1:], "cwd": str(Path.cwd())}

@@ -1,0 +1,209 @@
+"""Hooks: one signature, ``Call -> Call``, composed in one fixed order.
+
+A ``Call`` takes an activation and returns its outcome. ``compose`` wraps the leaf in the
+hooks that the stage has, outer to inner::
+
+    cache · on_error · retry · resources · timeout · before · profile · function ·
+    transform · contract · validate
+
+``skip_if`` and ``checkpoint`` come before, ``metrics`` and ``after`` follow the commit: those
+four are the runner's, because they belong to its journal.
+"""
+
+from __future__ import annotations
+
+import inspect
+import random
+import time
+import warnings
+from collections.abc import Awaitable, Callable, Mapping
+from typing import Any
+
+from sweep.clock import current_clock
+from sweep.errors import ContractError, ContractViolation, PlacementError, StageTimeout
+from sweep.pipeline.contracts import Accepted
+from sweep.pipeline.nodes import Retry
+from sweep.pipeline.records import accept, attempts_before, cached, failed_attempt, keep_in_cache
+from sweep.pipeline.runtime import Activation
+from sweep.trial import Resources
+
+__all__ = ["Call", "ask", "compose", "required"]
+
+
+Call = Callable[[Activation], Awaitable[Accepted]]
+Wrap = Callable[[Any, Call], Call]
+
+
+def compose(hooks: Mapping[str, Any], leaf: Call) -> Call:
+    """Wrap ``leaf`` in the hooks given, the first of ``_ORDER`` outermost."""
+    call = leaf
+    for name, wrap in reversed(_ORDER):
+        value = hooks.get(name)
+        if value is not None and value is not False:
+            call = wrap(value, call)
+    return call
+
+
+async def ask(hook: Callable[..., Any], stage: str, data: Any, *, second: Any = None) -> Any:
+    """Call a hook: two required parameters get ``(stage, data)``, or ``(data, second)`` where there is one."""
+    if required(hook) >= 2:
+        value = hook(data, second) if second is not None else hook(stage, data)
+    else:
+        value = hook(data)
+    return await value if inspect.isawaitable(value) else value
+
+
+def required(hook: Callable[..., Any]) -> int:
+    """Return how many positional arguments a hook insists on (1 where that cannot be read)."""
+    code = getattr(hook, "__code__", None)
+    if code is not None:
+        count = int(code.co_argcount) - len(getattr(hook, "__defaults__", None) or ())
+        return count - (1 if inspect.ismethod(hook) else 0)
+    try:
+        parameters = inspect.signature(hook).parameters.values()
+    except (TypeError, ValueError):
+        return 1
+    positional = (inspect.Parameter.POSITIONAL_ONLY, inspect.Parameter.POSITIONAL_OR_KEYWORD)
+    return sum(one.kind in positional and one.default is one.empty for one in parameters)
+
+
+def _on_error(handler: Callable[..., Any], inner: Call) -> Call:
+    async def call(act: Activation) -> Accepted:
+        try:
+            return await inner(act)
+        except ContractError:
+            raise
+        except Exception as error:
+            value = await ask(handler, act.path, error, second=act.state)
+            if value is None:
+                raise
+            return accept(act, value)
+
+    return call
+
+
+def _retry(spec: Retry | int, inner: Call) -> Call:
+    how = spec if isinstance(spec, Retry) else Retry(spec)
+
+    async def call(act: Activation) -> Accepted:
+        act.attempt = first = attempts_before(act) + 1
+        while True:
+            try:
+                return await inner(act)
+            except ContractError:
+                raise
+            except how.on as error:
+                if act.attempt > how.retries:
+                    if how.retries:
+                        error.add_note(f"stage {act.path!r}: attempt {act.attempt} of {how.retries + 1} (the last)")
+                    raise
+                await failed_attempt(act, error)
+                wait = min(how.max_backoff, how.backoff * 2 ** (act.attempt - first))
+                jitter = random.Random().uniform(0.5, 1) if how.jitter else 1  # noqa: S311  # spreads load, no secret
+                act.attempt += 1
+                act.children.clear()
+                await current_clock().sleep(wait * jitter)
+
+    return call
+
+
+def _resources(asked: Resources, inner: Call) -> Call:
+    async def call(act: Activation) -> Accepted:
+        slots = act.frame.root.slots
+        if asked.cpus > slots.cpus or asked.gpus > slots.gpus:
+            have = {"cpus": slots.cpus, "gpus": slots.gpus}
+            raise PlacementError(f"stage {act.path!r}", {"cpus": asked.cpus, "gpus": asked.gpus}, have)
+        async with slots.hold(asked.cpus, asked.gpus):
+            return await inner(act)
+
+    return call
+
+
+def _timeout(seconds: float, inner: Call) -> Call:
+    async def call(act: Activation) -> Accepted:
+        clock = current_clock()
+        act.deadline = deadline = clock.now() + seconds
+        with clock.move_on_after(seconds) as scope:
+            outcome = await inner(act)
+        if scope.cancelled_caught:
+            note = ""
+            if not act.step.unit.signature.is_async and act.step.unit.kind == "function":
+                note = "; its thread was abandoned and its late result will be dropped"
+                warnings.warn(f"stage {act.path!r} timed out{note}", RuntimeWarning, stacklevel=2)
+            raise StageTimeout(act.path, seconds, note)
+        if clock.now() > deadline:
+            raise StageTimeout(act.path, seconds, ": it blocked the event loop past its deadline")
+        return outcome
+
+    return call
+
+
+def _before(hooks: Any, inner: Call) -> Call:
+    several = hooks if isinstance(hooks, tuple) else (hooks,)
+
+    async def call(act: Activation) -> Accepted:
+        for hook in several:
+            await ask(hook, act.path, act.state)
+        return await inner(act)
+
+    return call
+
+
+def _profile(report: Any, inner: Call) -> Call:
+    async def call(act: Activation) -> Accepted:
+        wall, cpu = time.perf_counter(), time.process_time()
+        outcome = await inner(act)
+        facts = {"seconds": time.perf_counter() - wall, "cpu_seconds": time.process_time() - cpu}
+        handle = act.frame.handle
+        act.frame.root.stream.emit("metric", handle.run_id if handle else 0, act.path, profile=facts)
+        if callable(report):
+            await ask(report, act.path, facts)
+        return outcome
+
+    return call
+
+
+def _validate(check: Callable[..., Any], inner: Call) -> Call:
+    async def call(act: Activation) -> Accepted:
+        outcome = await inner(act)
+        try:
+            verdict = await ask(check, act.path, outcome.output)
+        except Exception as error:
+            raise ContractViolation(
+                act.path, "validate", outcome.output, f"a value that {_name(check)} accepts", f"{type(error).__name__}: {error}"
+            ) from error
+        if verdict is not None and not verdict:
+            raise ContractViolation(act.path, "validate", outcome.output, f"a value that {_name(check)} accepts")
+        return outcome
+
+    return call
+
+
+def _name(hook: Callable[..., Any]) -> str:
+    code = getattr(hook, "__code__", None)
+    name = getattr(hook, "__name__", repr(hook))
+    return f"{name} ({code.co_filename}:{code.co_firstlineno})" if code is not None else name
+
+
+def _cache(spec: Any, inner: Call) -> Call:
+    async def call(act: Activation) -> Accepted:
+        found = await cached(act, spec)
+        if found is not None:
+            return found
+        outcome = await inner(act)
+        await keep_in_cache(act, spec, outcome)
+        return outcome
+
+    return call
+
+
+_ORDER: tuple[tuple[str, Wrap], ...] = (
+    ("cache", _cache),
+    ("on_error", _on_error),
+    ("retry", _retry),
+    ("resources", _resources),
+    ("timeout", _timeout),
+    ("before", _before),
+    ("profile", _profile),
+    ("validate", _validate),
+)

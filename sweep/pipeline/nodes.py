@@ -1,0 +1,230 @@
+"""What a pipeline is made of: stages, loops, contracts and hooks as they were written.
+
+Here only what is wrong by itself is refused; what needs to see the whole is found by ``checker``.
+"""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field, replace
+from typing import Any, final
+
+from sweep.errors import ContractError, did_you_mean
+from sweep.pipeline.annotations import is_annotation
+
+__all__ = ["HOOKS", "Cache", "Loop", "Node", "Ref", "Retry", "Stage", "Through", "classify", "ref"]
+
+HOOKS = (
+    "skip_if", "checkpoint", "cache", "on_error", "retry", "resources", "timeout", "breakpoint", "before", "profile",
+    "isolate", "transform", "validate", "metrics", "after",
+)  # fmt: skip
+"""All hooks, outer to inner, then the two that come after the commit."""
+
+_RESERVED = ("ctx", "state")
+_FORBIDDEN = "/#[]"
+
+
+@final
+@dataclass(frozen=True, slots=True)
+class Ref:
+    """A reference to a field, to be resolved when the stage starts; made by :func:`ref`."""
+
+    name: str
+
+
+def ref(name: str) -> Ref:
+    """Refer to a field in a stage's settings.
+
+    Example:
+        >>> ref("exploration_results")
+        Ref(name='exploration_results')
+    """
+    return Ref(name)
+
+
+@final
+@dataclass(frozen=True, slots=True)
+class Retry:
+    """How a stage is tried again.
+
+    Args:
+        retries: More attempts after the first.
+        backoff: Seconds before the second attempt; doubles each time.
+        max_backoff: Longest wait in seconds.
+        jitter: Wait a random part of it (between half and all).
+        on: Exception class or classes that are worth another attempt.
+
+    Raises:
+        ValueError: A negative number, or not a whole number of retries.
+    """
+
+    retries: int
+    backoff: float = 0.1
+    max_backoff: float = 60
+    jitter: bool = True
+    on: type[Exception] | tuple[type[Exception], ...] = Exception
+
+    def __post_init__(self) -> None:
+        if isinstance(self.retries, bool) or not isinstance(self.retries, int) or self.retries < 0:
+            raise ValueError(f"Retry(retries={self.retries!r}): expected a whole number >= 0")
+        if self.backoff < 0 or self.max_backoff < 0:
+            raise ValueError(f"Retry(backoff={self.backoff!r}, max_backoff={self.max_backoff!r}): expected seconds >= 0")
+
+
+@final
+@dataclass(frozen=True, slots=True)
+class Cache:
+    """How a stage's output is shared between runs of one store.
+
+    Args:
+        ttl: Seconds for which an output is good; None = for ever.
+        key: Function of the stage's arguments (a mapping) to plain data; None = all of them.
+    """
+
+    ttl: float | None = None
+    key: Callable[[Mapping[str, Any]], Any] | None = None
+
+
+@final
+@dataclass(frozen=True, slots=True)
+class Through:
+    """A contract as it was written: ``.through(model, **fields)``."""
+
+    model: Any | None
+    fields: Mapping[str, Any]
+
+
+@final
+@dataclass(frozen=True, slots=True)
+class Stage:
+    """A stage as it was written."""
+
+    name: str
+    what: Any
+    where: str
+    settings: Mapping[str, Any] = field(default_factory=dict)
+    hooks: Mapping[str, Any] = field(default_factory=dict)
+    through: Through | None = None
+
+
+@final
+@dataclass(frozen=True, slots=True)
+class Loop:
+    """A ``loop_while`` with its body."""
+
+    name: str
+    predicate: Callable[..., Any]
+    max_iterations: int | None
+    where: str
+    body: tuple[Node, ...] = ()
+
+
+Node = Stage | Loop
+
+
+def classify(
+    where: str, keywords: Mapping[str, Any], *, may_have_fields: bool
+) -> tuple[dict[str, Any], dict[str, Any], dict[str, Any]]:
+    """Sort keywords into fields, hooks and settings.
+
+    Raises:
+        ContractError: A hook whose value is a type, or of the wrong kind.
+    """
+    fields: dict[str, Any] = {}
+    hooks: dict[str, Any] = {}
+    settings: dict[str, Any] = {}
+    problems: list[str] = []
+    for name, value in keywords.items():
+        if name in HOOKS:
+            if is_annotation(value):
+                problems.append(f"{name!r} is a hook; for a field of that name write fields={{{name!r}: …}}")
+            hooks[name] = value
+        elif may_have_fields and is_annotation(value):
+            fields[name] = value
+        else:
+            settings[name] = value
+    problems += [problem for name, value in hooks.items() for problem in hook_problems(name, value)]
+    if problems:
+        raise ContractError(where, problems)
+    return fields, hooks, settings
+
+
+def hook_problems(name: str, value: Any) -> list[str]:
+    """Return what is wrong with a hook's value by itself."""
+    expected = _EXPECTED[name]
+    return [] if expected[0](value) else [f"hook {name}={value!r}: expected {expected[1]}"]
+
+
+def _is_seconds(value: Any) -> bool:
+    return isinstance(value, int | float) and not isinstance(value, bool) and 0 < value < float("inf")
+
+
+def _is_retry(value: Any) -> bool:
+    return isinstance(value, Retry) or (isinstance(value, int) and not isinstance(value, bool) and value >= 0)
+
+
+def _is_resources(value: Any) -> bool:
+    from sweep.trial import Resources
+
+    return isinstance(value, Resources)
+
+
+_FUNCTION: tuple[Callable[[Any], bool], str] = (callable, "a function")
+_EXPECTED: dict[str, tuple[Callable[[Any], bool], str]] = {
+    "skip_if": _FUNCTION,
+    "checkpoint": (lambda value: isinstance(value, bool), "True or False"),
+    "cache": (lambda value: isinstance(value, bool | Cache), "True, False or Cache(ttl=…, key=…)"),
+    "on_error": _FUNCTION,
+    "retry": (_is_retry, "a whole number of retries or Retry(…)"),
+    "resources": (_is_resources, "Resources(…)"),
+    "timeout": (_is_seconds, "seconds > 0"),
+    "breakpoint": (lambda value: isinstance(value, bool) or callable(value), "True, False or a predicate"),
+    "before": _FUNCTION,
+    "profile": (lambda value: isinstance(value, bool) or callable(value), "True, False or a function"),
+    "isolate": (lambda value: value in (None, "process"), "'process'"),
+    "transform": _FUNCTION,
+    "validate": _FUNCTION,
+    "metrics": _FUNCTION,
+    "after": _FUNCTION,
+}
+
+
+def name_problem(kind: str, name: object) -> str | None:
+    """Return what is wrong with the name of a stage, loop or branch, or None."""
+    if not isinstance(name, str) or not name or any(mark in name for mark in _FORBIDDEN) or name != name.strip():
+        return f"a {kind} needs a name without {' '.join(_FORBIDDEN)} and outer spaces, got {name!r}"
+    return None
+
+
+def field_problems(fields: Mapping[str, Any]) -> list[str]:
+    """Return what is wrong with the names of fields."""
+    problems = [f"{name!r} is a reserved name; call the field something else" for name in fields if name in _RESERVED]
+    return problems + [f"{name!r} is no name for a field" for name in fields if not str(name).isidentifier()]
+
+
+def attach(stage: Stage, where: str, through: Through, hooks: Mapping[str, Any], settings: Mapping[str, Any]) -> Stage:
+    """Return the stage with its contract.
+
+    Raises:
+        ContractError: It has one already, or a hook or setting is given twice.
+    """
+    if stage.through is not None:
+        raise ContractError(where, [f"stage {stage.name!r} has a contract already; name all its fields in one .through"])
+    twice = [name for name in hooks if name in stage.hooks] + [name for name in settings if name in stage.settings]
+    if twice:
+        raise ContractError(where, [f"{name!r} is given in .stage and in .through; keep one" for name in twice])
+    return replace(
+        stage, through=through, hooks={**stage.hooks, **hooks}, settings={**stage.settings, **settings}
+    )
+
+
+def caller(depth: int) -> str:
+    """Return ``file:line`` of the code that called the builder."""
+    frame = sys._getframe(depth)
+    return f"{frame.f_code.co_filename}:{frame.f_lineno}"
+
+
+def unknown_hook(name: str) -> str:
+    """Return a hint for a keyword that is nearly a hook."""
+    return did_you_mean(name, HOOKS)

@@ -1,0 +1,220 @@
+"""What the journal and the cache know of one stage activation."""
+
+from __future__ import annotations
+
+import typing
+import warnings
+from collections.abc import Mapping
+from typing import Any
+
+from sweep.clock import current_clock
+from sweep.errors import ContractError, ContractViolation, NotStorable
+from sweep.fingerprint import stable_json, structure_hash
+from sweep.pipeline.checker import StageStep, text_of
+from sweep.pipeline.contracts import Accepted, OutputContract
+from sweep.pipeline.nodes import Cache
+from sweep.pipeline.runtime import Activation, Handle
+from sweep.store.journal import Entry, Journal
+
+__all__ = ["accept", "attempts_before", "cached", "commit", "failed_attempt", "keep_in_cache", "payload_type", "restore"]
+
+STAGE, DONE, UNSTORED, ATTEMPTS = "stage", "done", "unstored", "attempts"
+_NOTHING = Accepted({}, None, {})
+
+
+def accept(act: Activation, returned: Any) -> Accepted:
+    """Say what a stage's return value means, and check it.
+
+    Raises:
+        ContractViolation: It does not fit the contract.
+    """
+    contract = act.step.contract
+    if contract is None:
+        return Accepted({}, returned, {})
+    found: Accepted = contract.accept(act.path, returned, act.frame.contracts)
+    return found
+
+
+def payload(contract: OutputContract, accepted: Accepted) -> dict[str, Any]:
+    """Return what is stored of an outcome: the model under ``""``, or the fields by name."""
+    if contract.model is None:
+        return dict(accepted.updates)
+    own = contract.fields
+    return {"": accepted.output, **{name: value for name, value in accepted.updates.items() if name not in own}}
+
+
+def payload_type(contract: OutputContract, contracts: Mapping[str, Any]) -> Any:
+    """Return the annotation under which a payload is stored and read back."""
+    fields = {name: known.annotation for name, known in contracts.items()}
+    fields.update(contract.annotations if contract.model is None else {"": contract.model})
+    return typing.TypedDict("Payload", fields, total=False)  # type: ignore[operator]  # built from data on purpose
+
+
+# ---------------------------------------------------------------- checkpoint
+
+
+def restore(act: Activation, handle: Handle) -> Accepted | None:
+    """Return the journaled outcome of an activation, or None if it is to run."""
+    step: StageStep = act.step
+    if step.name in handle.redo:
+        return None
+    entry = handle.journal.get(act.key)
+    if entry is None or entry.kind not in (STAGE, DONE):
+        return None
+    _compare_code(act, handle, entry)
+    if entry.kind == DONE or step.contract is None:
+        return _NOTHING
+    value = handle.journal.decode(act.key, str(entry.value), payload_type(step.contract, act.frame.contracts))
+    handle.journal.forget(act.key)
+    try:
+        return step.contract.accept(act.path, value[""] if set(value) == {""} else value, act.frame.contracts)
+    except ContractViolation as error:
+        error.add_note(f"this output was saved by an earlier session of run {handle.path!r}; redo it: --redo {step.name}")
+        raise
+
+
+def _compare_code(act: Activation, handle: Handle, entry: Entry) -> None:
+    """Warn, once a stage, that the code has changed since its output was saved."""
+    now = code_id(act, handle)
+    step: StageStep = act.step
+    if entry.code is None or now is None or entry.code == now or step.warned:
+        return
+    step.warned = True
+    warnings.warn(
+        f"stage {act.path!r}: its code has changed since it finished; the saved output is used "
+        f"(redo it: sweep resume {handle.root_id} --redo {step.name})",
+        RuntimeWarning,
+        stacklevel=2,
+    )
+
+
+def code_id(act: Activation, handle: Handle) -> int | None:
+    """Return the definition id of the stage's code."""
+    step: StageStep = act.step
+    if not step.unit.code:
+        return None
+    if step.code is None:
+        hooks = [step.hooks["transform"]] if "transform" in step.hooks else []
+        step.code = "+".join(act.frame.root.fingerprints.code_fingerprint(one) for one in (*step.unit.code, *hooks))
+    return handle.store.definition("code", step.code, step.unit.signature.name)
+
+
+def contract_id(act: Activation, handle: Handle) -> int | None:
+    """Return the definition id of the stage's contract."""
+    text = text_of(act.step.contract)
+    return None if text is None else handle.store.definition("contract", structure_hash(text), stable_json(text))
+
+
+async def commit(act: Activation, handle: Handle, accepted: Accepted) -> None:
+    """Journal an outcome.
+
+    Raises:
+        NotStorable: It cannot be kept, and ``checkpoint=True`` insists.
+    """
+    step: StageStep = act.step
+    if not step.checkpointed:
+        return
+    text, kind = None, DONE
+    if step.contract is not None:
+        try:
+            text, kind = await _encoded(act, handle.journal, step.contract, accepted), STAGE
+        except NotStorable as error:
+            _cannot_keep(act, error)
+            kind = UNSTORED
+    ids = (code_id(act, handle), contract_id(act, handle))
+    handle.journal.put(act.key, kind, text, code=ids[0], contract=ids[1])
+    await handle.commit(act.frame.root.threads)
+
+
+async def _encoded(act: Activation, journal: Journal, contract: OutputContract, accepted: Accepted) -> str:
+    """Encode an outcome; in a thread where it may be large, so that the loop goes on."""
+    expected = payload_type(contract, act.frame.contracts)
+    data = payload(contract, accepted)
+    place = f"stage {act.path!r}, output"
+    if all(isinstance(value, str | int | float | bool | None) for value in data.values()):
+        return journal.encode(data, expected, place=place)
+    return await act.frame.root.threads.run(journal.encode, data, expected, place=place)
+
+
+def _cannot_keep(act: Activation, error: NotStorable) -> None:
+    if act.step.hooks.get("checkpoint") is True:
+        raise error
+    if act.step.warned:
+        return
+    act.step.warned = True
+    warnings.warn(
+        f"{error} The value goes on in memory; a resume begins again before stage {act.step.name!r} "
+        "(checkpoint=False says that this is meant)",
+        RuntimeWarning,
+        stacklevel=2,
+    )
+
+
+# ---------------------------------------------------------------- retries
+
+
+def attempts_before(act: Activation) -> int:
+    """Return how many attempts earlier sessions have used up."""
+    handle = act.frame.handle
+    entry = None if handle is None else handle.journal.get(f"{act.key}!{ATTEMPTS}")
+    return 0 if entry is None or entry.value is None else int(entry.value)
+
+
+async def failed_attempt(act: Activation, error: Exception) -> None:
+    """Keep the count of attempts, before the wait for the next one begins."""
+    handle = act.frame.handle
+    text = f"{type(error).__name__}: {error}"
+    run_id = handle.run_id if handle else 0
+    act.frame.root.stream.emit("stage.retried", run_id, act.path, attempt=act.attempt, error=text)
+    if handle is not None:
+        handle.journal.put(f"{act.key}!{ATTEMPTS}", ATTEMPTS, str(act.attempt))
+        await handle.commit(act.frame.root.threads)
+
+
+# ---------------------------------------------------------------- cache
+
+
+def _cache_key(act: Activation, spec: Cache, handle: Handle) -> str:
+    kwargs = dict(act.kwargs or {})
+    basis = kwargs if spec.key is None else spec.key(kwargs)
+    try:
+        text = handle.journal.encode(basis, place=f"arguments of the cached stage {act.path!r}")
+    except NotStorable as error:
+        error.add_note("the cache compares a stage's arguments; give Cache(key=…) that returns plain data")
+        raise
+    code_id(act, handle)
+    return structure_hash([act.step.name, act.step.code, text_of(act.step.contract), text])
+
+
+async def cached(act: Activation, spec: Any) -> Accepted | None:
+    """Return an output that some run of this store has computed for the same code and arguments, or None.
+
+    Raises:
+        ContractError: The run is not kept in a store, so there is no cache to share.
+    """
+    handle = act.frame.handle
+    if handle is None:
+        raise ContractError(
+            f"stage {act.path!r}", ["cache= shares outputs through a store; run the pipeline under a name: run(name=…)"]
+        )
+    how = spec if isinstance(spec, Cache) else Cache()
+    key = _cache_key(act, how, handle)
+    row = handle.store.row("SELECT value, at FROM journal WHERE run_id=0 AND key=?", (key,))
+    if row is None or (how.ttl is not None and current_clock().wall() - row[1] > how.ttl):
+        return None
+    contract = act.step.contract
+    if contract is None:
+        return _NOTHING
+    value = Journal(handle.store, 0, 0, fresh=True).decode(key, row[0], payload_type(contract, act.frame.contracts))
+    found: Accepted = contract.accept(act.path, value[""] if set(value) == {""} else value, act.frame.contracts)
+    return found
+
+
+async def keep_in_cache(act: Activation, spec: Any, accepted: Accepted) -> None:
+    """Share an output with all runs of this store."""
+    handle, contract = act.frame.handle, act.step.contract
+    if handle is None or contract is None:
+        return
+    shared = Journal(handle.store, 0, 0, fresh=True)
+    key = _cache_key(act, spec if isinstance(spec, Cache) else Cache(), handle)
+    shared.put(key, "cache", await _encoded(act, shared, contract, accepted))

@@ -1,0 +1,246 @@
+"""What surrounds everything that runs: one ``Root`` per tree, one ``Activation`` per stage.
+
+Parents are found by context, never passed by hand: ``ACTIVATION`` is the stage activation
+in which the current code runs.
+"""
+
+from __future__ import annotations
+
+import os
+import signal
+import sys
+import threading
+from collections import Counter
+from collections.abc import AsyncIterator, Awaitable, Callable, Mapping
+from contextlib import asynccontextmanager
+from contextvars import ContextVar
+from dataclasses import dataclass, field
+from types import FrameType
+from typing import Any, final
+
+import anyio
+from anyio.lowlevel import current_token
+
+from sweep.context import Session
+from sweep.fingerprint import Fingerprinter
+from sweep.store.journal import Journal
+from sweep.store.writer import Store
+from sweep.threads import WorkerThreads
+from sweep.tracker.stream import Stream, say
+
+__all__ = ["ACTIVATION", "Activation", "Frame", "Handle", "Root", "Slots", "current_activation", "open_root"]
+
+Place = Callable[["Activation", Callable[..., Any], Mapping[str, Any], str | None], Awaitable[Any]]
+
+
+@final
+class Slots:
+    """Counts what is free of the machine's CPUs and GPUs for the whole tree; first come, first served."""
+
+    def __init__(self, cpus: float, gpus: float) -> None:
+        self.cpus, self.gpus = cpus, gpus
+        self._free = {"cpus": cpus, "gpus": gpus}
+        self._waiting: list[tuple[Mapping[str, float], anyio.Event]] = []
+
+    @asynccontextmanager
+    async def hold(self, cpus: float, gpus: float) -> AsyncIterator[None]:
+        """Wait until that much is free, and hold it."""
+        need = {"cpus": cpus, "gpus": gpus}
+        if self._waiting or not self._fits(need):
+            turn = (need, anyio.Event())
+            self._waiting.append(turn)
+            try:
+                await turn[1].wait()
+            except BaseException:
+                if turn in self._waiting:
+                    self._waiting.remove(turn)
+                else:
+                    self._give(need)
+                raise
+        else:
+            self._take(need)
+        try:
+            yield
+        finally:
+            self._give(need)
+
+    def _fits(self, need: Mapping[str, float]) -> bool:
+        return all(self._free[name] >= amount for name, amount in need.items())
+
+    def _take(self, need: Mapping[str, float]) -> None:
+        for name, amount in need.items():
+            self._free[name] -= amount
+
+    def _give(self, need: Mapping[str, float]) -> None:
+        for name, amount in need.items():
+            self._free[name] += amount
+        while self._waiting and self._fits(self._waiting[0][0]):
+            need, event = self._waiting.pop(0)
+            self._take(need)
+            event.set()
+
+
+@final
+class Root:
+    """What one tree of runs shares.
+
+    Attributes:
+        threads: Daemon worker threads for sync functions.
+        stream: The event stream.
+        slots: CPUs and GPUs for stages that ask for them.
+        fingerprints: Cached code fingerprints.
+        interrupted: Name of the signal that ended the tree, or None.
+    """
+
+    def __init__(self) -> None:
+        self.threads = WorkerThreads()
+        self.stream = Stream()
+        self.slots = Slots(float(os.cpu_count() or 1), 0.0)
+        self.fingerprints = Fingerprinter()
+        self.interrupted: str | None = None
+        self.resume_line: str | None = None
+
+
+@final
+@dataclass(slots=True)
+class Handle:
+    """A durable run that is open: its identity in the store.
+
+    Attributes:
+        store: The open store of the tree.
+        run_id: This run.
+        root_id: The root of its tree, which is locked.
+        path: Path from the root.
+        journal: Outcomes of this run.
+        resumed: It was begun by an earlier session.
+        redo: Names of stages whose saved output is not to be used.
+        seed: The run's seed, drawn once and journaled.
+    """
+
+    store: Store
+    run_id: int
+    root_id: int
+    path: str
+    journal: Journal
+    resumed: bool = False
+    redo: frozenset[str] = frozenset()
+    seed: int = 0
+    group: anyio.Lock = field(default_factory=anyio.Lock)
+
+    async def commit(self, threads: WorkerThreads) -> None:
+        """Commit what is queued; under ``durability="power"`` in a thread, many callers at once."""
+        if self.store.durability == "process":
+            self.store.commit()
+            return
+        async with self.group:
+            with anyio.CancelScope(shield=True):
+                await threads.run(self.store.commit)
+
+
+@final
+@dataclass(slots=True)
+class Frame:
+    """A run in progress, durable or not.
+
+    Attributes:
+        root: What the tree shares.
+        handle: The durable run, or None.
+        path: Path for messages.
+        hooks: Global hooks in force, outermost first.
+        contracts: Contract of every field of the pipeline that runs.
+        facts: Facts of the context that stages get: trial, attempt, seed.
+        owner: The experiment whose pipeline runs, or None.
+        session: The session of the trial this run is part of, or None.
+        place: Runs a leaf function elsewhere (a sweep's executor), or None to run it here.
+    """
+
+    root: Root
+    handle: Handle | None = None
+    path: str = ""
+    hooks: tuple[Mapping[str, Any], ...] = ()
+    owner: Any = None
+    session: Session | None = None
+    place: Place | None = None
+    contracts: Mapping[str, Any] = field(default_factory=dict)
+    facts: Mapping[str, Any] = field(default_factory=dict)
+
+
+@final
+class Activation:
+    """One stage at one place in one run: loop iterations are activations of their own."""
+
+    __slots__ = ("attempt", "children", "deadline", "frame", "key", "kwargs", "live", "started", "state", "step")
+
+    def __init__(self, frame: Frame, step: Any, key: str, state: Any) -> None:
+        self.frame, self.step, self.key, self.state = frame, step, key, state
+        self.attempt = 1
+        self.deadline: float | None = None
+        self.started = 0.0
+        self.kwargs: dict[str, Any] | None = None
+        self.children: Counter[str] = Counter()
+        self.live: set[str] = set()
+
+    @property
+    def path(self) -> str:
+        """Path of the stage from the root, for messages."""
+        return f"{self.frame.path}/{self.key}" if self.frame.path else self.key
+
+
+ACTIVATION: ContextVar[Activation | None] = ContextVar("sweep_activation", default=None)
+
+
+def current_activation() -> Activation | None:
+    """Return the stage activation in which the caller runs, or None outside any run."""
+    return ACTIVATION.get()
+
+
+@asynccontextmanager
+async def open_root(owns_loop: bool) -> AsyncIterator[Root]:
+    """Make the root of a tree; where we own the loop, Ctrl-C and SIGTERM stop it in good order.
+
+    Once: everything is cancelled, what is finished is saved, the resume line is printed.
+    Twice: the process leaves at once.
+
+    Raises:
+        KeyboardInterrupt: After Ctrl-C, in an interactive interpreter.
+        SystemExit: 130 after Ctrl-C, 143 after SIGTERM.
+    """
+    root = Root()
+    with anyio.CancelScope() as scope, root.threads:
+        undo = _catch_signals(root, scope) if owns_loop else None
+        try:
+            yield root
+        finally:
+            if undo is not None:
+                undo()
+    if root.interrupted is not None:
+        _leave(root.interrupted)
+
+
+def _catch_signals(root: Root, scope: anyio.CancelScope) -> Callable[[], None] | None:
+    if threading.current_thread() is not threading.main_thread():
+        return None
+    token = current_token()
+
+    def caught(number: int, _: FrameType | None) -> None:
+        if root.interrupted is not None:
+            os._exit(128 + number)
+        root.interrupted = signal.Signals(number).name
+        say(f"{root.interrupted}: stopping; what is finished is saved (again = leave at once)")
+        from anyio.from_thread import run_sync
+
+        threading.Thread(target=lambda: run_sync(scope.cancel, token=token), daemon=True).start()
+
+    before = {number: signal.signal(number, caught) for number in (signal.SIGINT, signal.SIGTERM)}
+
+    def undo() -> None:
+        for number, handler in before.items():
+            signal.signal(number, handler)
+
+    return undo
+
+
+def _leave(name: str) -> None:
+    if name == "SIGINT" and (hasattr(sys, "ps1") or sys.flags.interactive):
+        raise KeyboardInterrupt
+    raise SystemExit(128 + signal.Signals[name])
