@@ -18,7 +18,6 @@ import anyio
 from sweep.clock import current_clock
 from sweep.errors import ResumeRefused, RunLocked, SweepError
 from sweep.pipeline.runtime import Activation, Handle, Root
-from sweep.process import inside_child
 from sweep.store.journal import Journal
 from sweep.store.runs import RunRow, insert_run, latest_run, path_of, read_run
 from sweep.store.writer import Durability, Store
@@ -150,6 +149,8 @@ async def open_top(
     """
     if resume not in ("auto", "never", "must"):
         raise SweepError(f"resume={resume!r}: expected 'auto', 'never' or 'must'")
+    from sweep.process import inside_child  # the child runner is not needed before
+
     if inside_child():
         raise SweepError(
             f"{spec.level} {spec.name!r} was started inside a child process of a sweep, which never opens the store; "

@@ -1,0 +1,274 @@
+"""``Experiment``: a pipeline with a name, fields, a journal and children."""
+
+from __future__ import annotations
+
+import copy
+import inspect
+import typing
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any, ClassVar, Literal
+
+from sweep.deferred import launch
+from sweep.errors import ContractError, SweepError, did_you_mean
+from sweep.experiments.identity import identity_of
+from sweep.experiments.result import RunResult
+from sweep.pipeline.annotations import describe
+from sweep.pipeline.builder import Pipeline
+from sweep.pipeline.checker import Compiled, StageStep, Unit
+from sweep.pipeline.contracts import MISSING, FieldContract, Parameter, Signature
+from sweep.pipeline.durable import Opened, RunSpec, open_child, open_top
+from sweep.pipeline.runner import execute
+from sweep.pipeline.runs import complete, finished_state, keep_state
+from sweep.pipeline.runtime import Activation, Frame, Root, current_activation, open_root
+from sweep.pipeline.state import State
+from sweep.store.runs import children
+from sweep.store.writer import Durability
+from sweep.trial import Budget
+
+__all__ = ["Experiment"]
+
+
+class Experiment:
+    """Base of experiments: subclass it, annotate fields, return a pipeline.
+
+    Fields (annotated class attributes and constructor arguments) are part of the State from
+    the start, and of the run's identity. Nothing of a run lives on the object: while it runs,
+    assigning a public attribute raises; a stage returns what is to change.
+
+    Args:
+        name: Name of its runs; default: the class's name.
+        store: SQLite file; None = ``$SWEEP_STORE`` or ``./sweep.db`` (a child uses its parent's).
+        **fields: Values of fields.
+
+    Raises:
+        ContractError: An unknown field.
+        ContractViolation: A value does not fit its field.
+
+    Example:
+        >>> class Count(Experiment):
+        ...     n: int = 3
+        ...     def pipeline(self):
+        ...         return Pipeline().stage("square", lambda n: n * n).through(square=int)
+        >>> Count(n=4).check().fields
+        {'n': 4}
+    """
+
+    level: ClassVar[str] = "experiment"
+    _arguments: Mapping[str, Any]
+    _running: int
+
+    def __new__(cls, *args: Any, **kwargs: Any) -> Any:
+        """Note the constructor's arguments: they are fields."""
+        self = super().__new__(cls)
+        object.__setattr__(self, "_arguments", _bound(cls, self, args, kwargs))
+        object.__setattr__(self, "_running", 0)
+        return self
+
+    def __init__(self, *, name: str | None = None, store: str | Path | None = None, **fields: Any) -> None:
+        self.name = name or type(self).__name__
+        self.store = store
+        annotations = _annotations(type(self))
+        unknown = [f"unknown field {key!r}{did_you_mean(key, annotations) or _there_are(annotations)}" for key in fields if key not in annotations]
+        if unknown:
+            raise ContractError(f"{type(self).__name__}(…)", unknown)
+        for key, annotation in annotations.items():
+            if key in fields:
+                setattr(self, key, FieldContract(key, annotation).validate(fields[key], type(self).__name__))
+            elif hasattr(type(self), key) and isinstance(getattr(type(self), key), list | dict | set):
+                setattr(self, key, copy.deepcopy(getattr(type(self), key)))
+
+    def pipeline(self) -> Pipeline:
+        """Return the stages of this experiment.
+
+        Raises:
+            NotImplementedError: The subclass has none.
+        """
+        raise NotImplementedError(f"{type(self).__name__} has no pipeline(): define it and return a Pipeline")
+
+    def __setattr__(self, name: str, value: Any) -> None:
+        if not name.startswith("_") and self.__dict__.get("_running"):
+            raise SweepError(
+                f"{type(self).__name__}.{name} cannot be assigned while it runs: a resumed run would not know of it. "
+                f"Return it from the stage instead: return {{{name!r}: …}} (names with a leading underscore are caches)"
+            )
+        object.__setattr__(self, name, value)
+
+    # ------------------------------------------------------------ reading
+
+    @property
+    def fields(self) -> dict[str, Any]:
+        """Values of the fields by name; a required one without a value is left out."""
+        found = {key: getattr(self, key) for key in _annotations(type(self)) if hasattr(self, key)}
+        return {**{key: value for key, value in self._arguments.items() if key not in found}, **found}
+
+    def _field_types(self) -> dict[str, Any]:
+        return {**{name: Any for name in self._arguments}, **_annotations(type(self))}
+
+    def check(self, strict: bool = False) -> Experiment:
+        """Build it: everything is checked, nothing runs.
+
+        Raises:
+            ContractError: With all mismatches.
+        """
+        self._compiled(strict=strict)
+        return self
+
+    def _compiled(self, hooks: tuple[Mapping[str, Any], ...] = (), *, strict: bool = False) -> Compiled:
+        missing = [name for name in self._field_types() if name not in self.fields]
+        if missing:
+            types = self._field_types()
+            raise ContractError(
+                f"{type(self).__name__}(…)", [f"field {name!r}: {describe(types[name])} has no value" for name in missing]
+            )
+        pipeline = self.pipeline()
+        if not isinstance(pipeline, Pipeline):
+            raise ContractError(f"{type(self).__name__}.pipeline()", [f"expected a Pipeline, got {pipeline!r}"])
+        try:
+            return pipeline._checked(self._field_types(), hooks, strict=strict)
+        except ContractError as error:
+            raise ContractError(type(self).__name__, error.problems) from None
+
+    def _identity(self, compiled: Compiled) -> dict[str, Any]:
+        return {
+            "class": type(self).__qualname__,
+            "fields": identity_of(self.fields),
+            "structure": compiled.structure,
+        }
+
+    # ------------------------------------------------------------ running
+
+    def __sweep_stage__(self, known: Mapping[str, Any]) -> Unit:
+        """Return this experiment as a stage: its open inputs are the stage's parameters."""
+        try:
+            compiled = self._compiled()
+            problems: tuple[str, ...] = ()
+        except ContractError as error:
+            compiled, problems = Compiled(), tuple(error.problems)
+        parameters = tuple(Parameter(one, inspect.Parameter.KEYWORD_ONLY, ann, False) for one, ann in compiled.inputs.items())
+        signature = Signature(self.name, parameters, MISSING, "", True, False, True, problems)
+        return Unit("experiment", self.run, signature, structure=self._identity(compiled))
+
+    def run(
+        self,
+        *,
+        budget: int | Budget | None = None,
+        resume: Literal["auto", "never", "must"] = "auto",
+        store: str | Path | None = None,
+        durability: Durability = "process",
+        **inputs: Any,
+    ) -> RunResult:
+        """Run it, or go on where its latest run stopped. Inside an event loop, await it.
+
+        Args:
+            budget: Limit for the sweeps inside.
+            resume: Go on with the latest unfinished run of that name, never, or insist.
+            store: SQLite file; None = the constructor's.
+            durability: ``"process"`` survives kill -9, ``"power"`` a power cut.
+            **inputs: Open inputs of the pipeline by name.
+
+        Raises:
+            ContractError: It does not fit together; nothing has run.
+            ResumeRefused: ``resume="must"`` and it has changed.
+        """
+
+        async def main(owns_loop: bool) -> RunResult:
+            return await self._run(owns_loop, resume, store, durability, inputs)
+
+        return launch(RunResult, main, f"{type(self).__name__}.run()")
+
+    async def _run(
+        self,
+        owns_loop: bool,
+        resume: Literal["auto", "never", "must"],
+        store: str | Path | None,
+        durability: Durability,
+        inputs: Mapping[str, Any],
+    ) -> RunResult:
+        parent = current_activation()
+        compiled = self._compiled(() if parent is None else parent.frame.hooks)
+        state = State(complete(compiled, {**self.fields, **inputs}, self.name))
+        spec = RunSpec(self.name, self.level, self._identity(compiled), {**self.fields, **inputs})
+        if parent is None:
+            async with (
+                open_root(owns_loop) as root,
+                open_top(root, spec, store or self.store, resume, durability) as opened,
+            ):
+                return await self._durable(root, opened, compiled, state, ())
+        if parent.frame.handle is None:
+            return await self._bare(parent, compiled, state)
+        async with open_child(parent, spec) as opened:
+            return await self._durable(parent.frame.root, opened, compiled, state, parent.frame.hooks)
+
+    async def _bare(self, parent: Activation, compiled: Compiled, state: State) -> RunResult:
+        frame = Frame(parent.frame.root, None, f"{parent.path}/{self.name}", parent.frame.hooks, owner=self)
+        last = await self._execute(compiled, state, frame)
+        return RunResult(name=self.name, path=frame.path, state=last, value=_value(compiled, last))
+
+    async def _durable(
+        self, root: Root, opened: Opened, compiled: Compiled, state: State, hooks: tuple[Mapping[str, Any], ...]
+    ) -> RunResult:
+        handle = opened.handle
+        last = finished_state(opened, compiled) if opened.finished else None
+        if last is None:
+            root.stream.emit("run.resumed" if opened.before else "run.started", handle.run_id, handle.path)
+            last = await self._execute(compiled, state, Frame(root, handle, handle.path, hooks, owner=self))
+            keep_state(opened, compiled, last)
+            root.stream.emit("run.ended", handle.run_id, handle.path, status="completed")
+        below = [RunResult.of_row(row, f"{handle.path}/{row.place}") for row in children(handle.store, handle.run_id)]
+        return RunResult(
+            run_id=handle.run_id, name=self.name, path=handle.path, state=last, value=_value(compiled, last), children=below
+        )
+
+    async def _execute(self, compiled: Compiled, state: State, frame: Frame) -> State:
+        object.__setattr__(self, "_running", self._running + 1)
+        try:
+            return await execute(compiled, state, frame)
+        finally:
+            object.__setattr__(self, "_running", self._running - 1)
+
+
+def _annotations(cls: type) -> dict[str, Any]:
+    """Return the annotated public class attributes of a class and its bases, below Experiment."""
+    found: dict[str, Any] = {}
+    for base in reversed(cls.__mro__):
+        if not issubclass(base, Experiment) or base is Experiment or "__annotations__" not in vars(base):
+            continue
+        hints = typing.get_type_hints(base, include_extras=True)
+        for name in vars(base)["__annotations__"]:
+            if not name.startswith("_") and typing.get_origin(hints[name]) is not ClassVar:
+                found[name] = hints[name]
+    return found
+
+
+def _bound(cls: type, self: Any, args: tuple[Any, ...], kwargs: Mapping[str, Any]) -> dict[str, Any]:
+    """Return the arguments of a subclass's own constructor by name."""
+    own = cls.__init__
+    if own is Experiment.__init__:
+        return {}
+    try:
+        bound = inspect.signature(own).bind(self, *args, **kwargs)
+    except TypeError:
+        return {}
+    bound.apply_defaults()
+    variable = (inspect.Parameter.VAR_KEYWORD, inspect.Parameter.VAR_POSITIONAL)
+    parameters = inspect.signature(own).parameters
+    reserved = {"name", "store", *list(parameters)[:1]}
+    return {
+        key: value for key, value in bound.arguments.items() if key not in reserved and parameters[key].kind not in variable
+    }
+
+
+def _there_are(names: Mapping[str, Any]) -> str:
+    return f"; fields: {', '.join(names)}" if names else "; the class has no annotated fields"
+
+
+def _value(compiled: Compiled, state: State) -> Any:
+    """Return the output of the last contracted stage, from the State."""
+    last = compiled.steps[-1] if compiled.steps else None
+    if not isinstance(last, StageStep) or last.contract is None:
+        return None
+    if last.contract.model is not None:
+        return state._models.get(last.contract.model)
+    values = {name: state[name] for name in last.contract.fields if name in state}
+    return next(iter(values.values())) if len(last.contract.fields) == 1 and values else values

@@ -1,0 +1,58 @@
+"""What two runs must share for one to go on with the other's journal."""
+
+from __future__ import annotations
+
+import enum
+import inspect
+from collections.abc import Mapping
+from functools import partial
+from pathlib import PurePath
+from typing import Any
+
+__all__ = ["constructor_arguments", "identity_of"]
+
+_MISSING = object()
+
+
+def identity_of(value: Any) -> Any:
+    """Return a value as plain JSON data that changes when, and only when, its meaning does.
+
+    Objects are their class and constructor arguments, functions their qualified name (their
+    code is compared by fingerprint). An object may say it itself: ``__sweep_identity__()``.
+
+    Example:
+        >>> identity_of({"lr": 0.1, "layers": (64, 64)})
+        {'lr': 0.1, 'layers': [64, 64]}
+    """
+    if value is None or isinstance(value, bool | int | float | str):
+        return value if not isinstance(value, enum.Enum) else f"{type(value).__qualname__}.{value.name}"
+    if isinstance(value, Mapping):
+        return {str(key): identity_of(one) for key, one in value.items()}
+    if isinstance(value, list | tuple | set | frozenset):
+        items = [identity_of(one) for one in value]
+        return sorted(items, key=repr) if isinstance(value, set | frozenset) else items
+    if isinstance(value, PurePath):
+        return str(value)
+    if hasattr(value, "__sweep_identity__") and not isinstance(value, type):
+        return value.__sweep_identity__()
+    if isinstance(value, partial):
+        return {"partial": identity_of(value.func), "with": identity_of([*value.args, value.keywords])}
+    if isinstance(value, type) or callable(value) and hasattr(value, "__qualname__"):
+        return f"{value.__module__}.{value.__qualname__}" if value.__module__ != "__main__" else value.__qualname__
+    return {type(value).__qualname__: identity_of(constructor_arguments(value))}
+
+
+def constructor_arguments(instance: Any) -> dict[str, Any]:
+    """Return an object's constructor arguments, read from attributes of the same names."""
+    if hasattr(instance, "model_dump"):
+        return dict(instance.model_dump(mode="json"))
+    found: dict[str, Any] = {}
+    try:
+        parameters = inspect.signature(type(instance)).parameters.values()
+    except (TypeError, ValueError):
+        return found
+    for parameter in parameters:
+        value = getattr(instance, parameter.name, getattr(instance, f"_{parameter.name}", _MISSING))
+        if value is not _MISSING and value is not parameter.default:
+            found[parameter.name] = value
+    return found
