@@ -161,6 +161,7 @@ _NUMBERS: Final = {
     "complex": "a valid complex number",
     "decimal": "a valid decimal",
 }
+_CONVERTIBLE: Final = {"float": (float, int), "complex": (complex, float, int)}
 
 
 def _without_text_as_numbers(node: Any) -> Any:
@@ -187,7 +188,10 @@ def _without_text_as_numbers(node: Any) -> Any:
 def _guarded_number(kind: str, node: dict[str, Any]) -> dict[str, Any]:
     ref = {"ref": node.pop("ref")} if "ref" in node else {}
     slow = _before(functools.partial(_check_number, _NUMBERS[kind], kind == "bool"), node)
-    choices = [({**node, "strict": True}, _FAST), (slow, f"{_BRANCH}slow")]
+    fast: dict[str, Any] = {**node, "strict": True}
+    if kind in _CONVERTIBLE:  # even strict, pydantic takes whatever has __float__ or __complex__, numpy's bool too
+        fast = {"type": "chain", "steps": [{"type": "is-instance", "cls": _CONVERTIBLE[kind]}, fast]}
+    choices = [(fast, _FAST), (slow, f"{_BRANCH}slow")]
     return {"type": "union", "mode": "left_to_right", "choices": choices, **ref}
 
 
