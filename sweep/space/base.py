@@ -145,23 +145,27 @@ def _given(of: Distribution) -> list[tuple[str, Any]]:
 
 
 def _read_when(when: When) -> Conditions:
-    if when is None:
-        return ()
-    pairs = [when] if isinstance(when, tuple) and when and isinstance(when[0], str) else when
-    found: dict[str, dict[str, Any]] = {}
-    if not isinstance(pairs, list | tuple):
-        raise ValueError(f"when={when!r}: write when=('parent', [values])")
-    for pair in pairs:
-        if not (isinstance(pair, tuple | list) and len(pair) == 2 and isinstance(pair[0], str)):
-            raise ValueError(f"when={when!r}: write when=('parent', [values]), or a list of such pairs")
-        parent, values = pair
+    found: dict[str, tuple[Any, ...]] = {}
+    for parent, values in _pairs(when):
         if parent in found:
             raise ValueError(f"when={when!r} names {parent!r} twice: write one pair with the values common to both")
         several = isinstance(values, list | tuple | range | AbstractSet)
-        found[parent] = {canonical(value): value for value in plain(list(values) if several else [values])}
-        if not found[parent]:
+        by_text = {canonical(value): value for value in plain(list(values) if several else [values])}
+        if not by_text:
             raise ValueError(f"when={when!r} names no value of {parent!r}: it would never be active")
-    return tuple((parent, tuple(found[parent][text] for text in sorted(found[parent]))) for parent in sorted(found))
+        found[parent] = tuple(by_text[text] for text in sorted(by_text))
+    return tuple(sorted(found.items(), key=lambda pair: pair[0]))
+
+
+def _pairs(when: When) -> Sequence[tuple[str, Any]]:
+    if isinstance(when, tuple) and when and isinstance(when[0], str):
+        when = [when]
+    if not isinstance(when, list | tuple | None):
+        raise ValueError(f"when={when!r}: write when=('parent', [values])")
+    for pair in when or ():
+        if not (isinstance(pair, tuple) and len(pair) == 2 and isinstance(pair[0], str)):
+            raise ValueError(f"when={when!r}: write when=('parent', [values]), or a list of such pairs")
+    return when or ()
 
 
 def _show_when(when: When) -> str:

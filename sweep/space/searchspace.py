@@ -144,7 +144,9 @@ class SearchSpace(Mapping[str, Distribution]):
         """
         # Frontier of the count: which later parameters are already ruled out -> in how many combinations.
         frontier: dict[frozenset[str], int] = {frozenset(): 1}
-        for name, values in self._grids().items():
+        grids = self._grids()
+        for name in self._counting_order():
+            values = grids[name]
             fates, everyone = self._fates(name, values), frozenset(self._children[name])
             following: dict[frozenset[str], int] = defaultdict(int)
             for ruled_out, count in frontier.items():
@@ -305,6 +307,17 @@ class SearchSpace(Mapping[str, Distribution]):
         endless = [name for name, values in grids.items() if values is None]
         refuse("grid", [(name, f"is continuous: say how many values, {_with_num(self[name])}") for name in endless])
         return {name: values for name, values in grids.items() if values is not None}
+
+    def _counting_order(self) -> list[str]:
+        """Sort so that children follow their parents as closely as can be: it keeps the count's frontier narrow."""
+        order: dict[str, None] = {}
+        waiting = list(reversed(self._names))
+        while waiting:
+            name = waiting.pop()
+            if name not in order and all(parent in order for parent, _ in self._gates[name]):
+                order[name] = None
+                waiting += reversed(self._children[name])
+        return list(order)
 
     def _combinations(
         self, grids: list[tuple[str, Sequence[Any]]], depth: int, chosen: dict[str, Any]

@@ -43,11 +43,9 @@ def encode(value: Any) -> Any:
         ValueError: It, or something inside it, is not plain data; the message says what.
     """
     cls = type(value)
-    if cls is float and not math.isfinite(value):
-        if math.isnan(value):
-            raise ValueError("NaN equals nothing, not even itself; use None for 'no value'")
+    if cls is float and math.isinf(value):
         return {"$float": "inf" if value > 0 else "-inf"}
-    if cls in _SCALARS:
+    if cls in _SCALARS and value == value:  # only NaN differs from itself
         return value
     if cls is list:
         return [encode(item) for item in value]
@@ -56,10 +54,17 @@ def encode(value: Any) -> Any:
     if cls is dict and all(type(name) is str for name in value):
         data = {name: encode(item) for name, item in value.items()}
         return {"$dict": data} if any(name.startswith("$") for name in data) else data
-    shown = f"the {'class' if isinstance(value, type) else cls.__name__} {value!r}"
-    if cls is dict:
+    raise ValueError(_refusal(value))
+
+
+def _refusal(value: Any) -> str:
+    if type(value) is float:
+        return "NaN equals nothing, not even itself; use None for 'no value'"
+    if type(value) is dict:
         shown = f"{value!r}, a dict with keys that are not text,"
-    raise ValueError(
+    else:
+        shown = f"the {'class' if isinstance(value, type) else type(value).__name__} {value!r}"
+    return (
         f"{shown} cannot be journaled; values are None, bool, int, float, text, or lists, tuples and dicts of these: "
         "use names and map them to objects in the objective"
     )
