@@ -106,7 +106,7 @@ def _leaf(value: Any) -> Distribution:
         return Constant(value)
     if isinstance(value, list | tuple | range):
         numbers = len(value) == 2 and all(type(item) in (int, float) for item in value)
-        ways = "Uniform(low, high), Integer(low, high), " if numbers else ""
+        ways = "Uniform(low, high), LogUniform(low, high), Integer(low, high), " if numbers else ""
         raise ValueError(f"{value!r} may be read in more than one way: write {ways}Choice([…]) or Constant([…])")
     shown = f"the class {value.__name__}" if isinstance(value, type) else f"{value!r} ({type(value).__name__})"
     hint = ", with its arguments" if isinstance(value, type) and value.__name__ in KINDS else ""

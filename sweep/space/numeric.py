@@ -81,6 +81,7 @@ class _Interval(Distribution):
 
 
 @final
+@dataclass(frozen=True, repr=False, eq=False)
 class Uniform(_Interval):
     """A float, uniform between ``low`` and ``high``, both included.
 
@@ -99,6 +100,7 @@ class Uniform(_Interval):
 
 
 @final
+@dataclass(frozen=True, repr=False, eq=False)
 class LogUniform(_Interval):
     """A float whose logarithm is uniform between those of ``low`` > 0 and ``high``, both included.
 
@@ -222,6 +224,7 @@ class Integer(_Whole):
 
 
 @final
+@dataclass(frozen=True, repr=False, eq=False)
 class LogInteger(_Whole):
     """A whole number from ``low`` >= 1 to ``high``, both included, uniform on a logarithmic scale.
 
@@ -303,6 +306,7 @@ class _Gaussian(Distribution):
 
 
 @final
+@dataclass(frozen=True, repr=False, eq=False)
 class Normal(_Gaussian):
     """A normally distributed float; any finite float is in the domain.
 
@@ -347,6 +351,7 @@ class Normal(_Gaussian):
 
 
 @final
+@dataclass(frozen=True, repr=False, eq=False)
 class LogNormal(_Gaussian):
     """A float whose natural logarithm is normally distributed; any finite float above zero is in the domain.
 

@@ -80,6 +80,7 @@ class _Options(Distribution):
 
 
 @final
+@dataclass(frozen=True, repr=False, eq=False)
 class Choice(_Options):
     """One of ``options``, all equally probable, in no order.
 
@@ -99,6 +100,7 @@ class Choice(_Options):
 
 
 @final
+@dataclass(frozen=True, repr=False, eq=False)
 class Ordinal(_Options):
     """One of ``options`` that have an order, all equally probable.
 
