@@ -14,15 +14,15 @@ from collections.abc import Mapping
 from dataclasses import dataclass, fields
 from typing import Any, Literal, TypeAlias, final, get_args
 
-from sweep.trial import Budget, Decision, Reason, Result, Status, Trial
+from sweep.trial import Budget, Reason, Result, Status, Trial
 
 __all__ = [
     "Added",
-    "Answer",
     "Ask",
     "BudgetSet",
     "Cancel",
-    "Decided",
+    "Drain",
+    "Drained",
     "Earlier",
     "Effect",
     "Ended",
@@ -33,6 +33,7 @@ __all__ = [
     "Finished",
     "Imported",
     "Judge",
+    "Kept",
     "Kind",
     "New",
     "Observe",
@@ -190,39 +191,46 @@ class Started:
 @final
 @dataclass(frozen=True, slots=True)
 class Reported:
-    """An attempt reported metrics after ``step`` units of work. A STOP or PAUSE follows as :class:`Decided`."""
+    """An attempt reported metrics after ``step`` units of work, and the scheduler has answered.
+
+    Attributes:
+        number: Number of the trial.
+        attempt: The attempt.
+        step: Units of work done.
+        metrics: What it reported.
+        run: Repeat, from 0.
+        decision: The scheduler's answer. Live, the report is folded first, as ``"continue"``, and what the
+            scheduler then says goes to :meth:`~sweep.experiments.machine.Machine.decide` and into the
+            event that is journaled.
+    """
 
     number: int
     attempt: int
     step: int
     metrics: dict[str, float]
     run: int = 0
-
-
-@final
-@dataclass(frozen=True, slots=True)
-class Decided:
-    """The scheduler's answer to the report just before it, where that is not CONTINUE: ``"stop"`` or ``"pause"``."""
-
-    number: int
-    step: int
-    decision: Literal["stop", "pause"]
+    decision: Literal["continue", "stop", "pause"] = "continue"
 
 
 @final
 @dataclass(frozen=True, slots=True)
 class Saved:
-    """An attempt saved a checkpoint; it belongs to the attempt's next report.
+    """A checkpoint, which ``ctx.load()`` gives the next attempt once its step has been reported.
+
+    ``ctx.save`` comes before the report it belongs to, so this event goes just before that
+    report, when its step is known (see ``Conductor.save``).
 
     Attributes:
         number: Number of the trial.
         attempt: The attempt that saved.
+        step: The step the checkpoint belongs to.
         reference: Where the store keeps it.
         run: Repeat, from 0.
     """
 
     number: int
     attempt: int
+    step: int
     reference: str
     run: int = 0
 
@@ -254,6 +262,12 @@ class Ended:
     cost: float = 0.0
     wall: float = 0.0
     run: int = 0
+
+
+@final
+@dataclass(frozen=True, slots=True)
+class Drained:
+    """The scheduler was told (``on_exhausted``) that no new trial will come while trials are paused."""
 
 
 @final
@@ -292,9 +306,9 @@ Event: TypeAlias = (
     | Exploited
     | Started
     | Reported
-    | Decided
     | Saved
     | Ended
+    | Drained
     | StopRequested
     | Ticked
     | Finished
@@ -419,14 +433,6 @@ class Finish:
     text: str
 
 
-@final
-@dataclass(frozen=True, slots=True)
-class Answer:
-    """The decision for a report, known without asking anyone."""
-
-    decision: Decision
-
-
 # ---- effects: for the scheduler, performed before the next event is folded (see Conductor) ---------------------------
 
 
@@ -441,7 +447,7 @@ class Added:
 @final
 @dataclass(frozen=True, slots=True)
 class Judge:
-    """Call ``scheduler.on_report(trial, step, metrics)``; fold :class:`Decided` unless it says CONTINUE."""
+    """Call ``scheduler.on_report(trial, step, metrics)``; unless it says CONTINUE, call ``machine.decide``."""
 
     trial: Trial
     step: int
@@ -454,6 +460,21 @@ class Settled:
     """Call ``scheduler.on_end(trial)``."""
 
     trial: Trial
+
+
+@final
+@dataclass(frozen=True, slots=True)
+class Kept:
+    """Call ``scheduler.on_save(trial, step)``."""
+
+    trial: Trial
+    step: int
+
+
+@final
+@dataclass(frozen=True, slots=True)
+class Drain:
+    """Call ``scheduler.on_exhausted()`` and fold :class:`Drained`."""
 
 
 @final
@@ -478,4 +499,4 @@ class Enqueue:
     trials: tuple[New, ...]
 
 
-Effect: TypeAlias = Start | Ask | Observe | Cancel | Finish | Answer | Added | Judge | Settled | Place | Enqueue
+Effect: TypeAlias = Start | Ask | Observe | Cancel | Finish | Added | Judge | Settled | Kept | Place | Drain | Enqueue

@@ -1,0 +1,502 @@
+"""The durable half of the sweep's machine: what the events so far say, and nothing else.
+
+Applying the same events to a fresh :class:`Ledger` gives the same ledger. What is *due*
+(who starts, who is asked) is no part of it; that is :mod:`sweep.experiments.machine`.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import math
+from collections import OrderedDict
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any, NamedTuple, TypeAlias, final
+
+from sweep.experiments import events as ev
+from sweep.experiments.attempts import Entry, Key, Run
+from sweep.experiments.standing import COST, Standing
+from sweep.trial import Budget, Decision, Objective, Reason, Report, Result, Source, Status, Trial
+
+__all__ = ["Halt", "Ledger", "seed_of"]
+
+
+def seed_of(seed: int, number: int, run: int = 0) -> int:
+    """Return the seed of a trial's repeat: 31 bits, made of the sweep's seed and its place alone.
+
+    Example:
+        >>> seed_of(0, 1) != seed_of(0, 1, run=1)
+        True
+    """
+    return int.from_bytes(hashlib.blake2b(b"%d/%d/%d" % (seed, number, run), digest_size=4).digest(), "big") >> 1
+
+
+class Halt(NamedTuple):
+    """Why the whole sweep winds down: how it will finish, and what happens to the trials it cuts."""
+
+    status: Status
+    reason: Reason
+    text: str
+    trial: tuple[Status, Reason]
+
+
+_BY_BUDGET = (Status.STOPPED, Reason.BUDGET)
+_BY_USER = (Status.STOPPED, Reason.USER)
+_BY_PARENT = (Status.ABORTED, Reason.PARENT)
+_CLOSED = {
+    Reason.BUDGET: _BY_BUDGET,
+    Reason.USER: _BY_USER,
+    Reason.ERROR: _BY_PARENT,
+}
+_FAILURES = {"failed": Reason.ERROR, "timeout": Reason.TIMEOUT, "lost": Reason.LOST}
+
+
+@final
+class Ledger:
+    """Everything the events of a sweep say.
+
+    Args:
+        objectives: What is optimised, at least one.
+        seed: The sweep's seed; trials and repeats have seeds of their own made from it.
+        repeats: Runs of each trial, each with its own seed; the trial's result is their mean.
+        retries: How often a repeat that failed or timed out is started again, from its checkpoint.
+        losses: How often a repeat whose host was lost is started again, apart from ``retries``.
+        max_failures: Failed trials that are tolerated; one more ends the sweep. None: any number.
+        max_resource: The scheduler's; a STOP at or beyond it completes the trial.
+        smoke: Stop every trial at its first report and call it complete.
+        path: Path of the sweep; ``{path}/trial[5]`` is that of a trial.
+
+    Attributes:
+        standing: Trials, counts, totals and the best.
+        budget: The limits in force.
+        workers: Attempts at once.
+        elapsed: Seconds worked on the sweep.
+        live: Attempts that run now.
+        ready: Repeats that start before anything new: retries, interrupted ones, promotions, exploits.
+        pending: Repeats of new trials that wait for a slot.
+        told: Results given to the optimizer so far.
+        halt: Why the sweep winds down, or None.
+        finished: The last event of a sweep that is over, or None.
+    """
+
+    def __init__(
+        self,
+        objectives: Sequence[Objective] = (Objective(),),
+        *,
+        seed: int = 0,
+        repeats: int = 1,
+        retries: int = 0,
+        losses: int = 3,
+        max_failures: int | None = None,
+        max_resource: int | None = None,
+        smoke: bool = False,
+        path: str = "",
+    ) -> None:
+        self.objectives, self.seed, self.repeats, self.retries = tuple(objectives), seed, repeats, retries
+        self.losses, self.max_failures, self.max_resource, self.smoke = losses, max_failures, max_resource, smoke
+        self._prefix = f"{path}/trial[" if path else "trial["
+        self.standing = Standing(self.objectives, max_resource)
+        self.entries: list[Entry] = []
+        self.budget = Budget()
+        self._limited = False
+        self.workers = 1
+        self.elapsed = 0.0
+        self.live: dict[Key, Run] = {}
+        self.ready: OrderedDict[Key, Run] = OrderedDict()
+        self.pending: OrderedDict[Key, Run] = OrderedDict()
+        self.told = 0
+        self.enqueued = 0
+        self.empty_at: int | None = None
+        self.halt: Halt | None = None
+        self.finished: ev.Finished | None = None
+        self._closed: list[tuple[Trial, Status, Reason | None]] = []
+
+    # ---- the events ------------------------------------------------------------------------------------------------
+
+    def apply(self, event: ev.Event, out: list[ev.Effect], made: Sequence[Trial] = ()) -> bool:
+        """Take one event.
+
+        Args:
+            event: What happened.
+            out: Gets the effects that follow from the event alone.
+            made: The strategy's own trial objects, for new trials with the same params.
+
+        Returns:
+            False where the event is late, double, or of a dead attempt: then nothing has changed.
+        """
+        return _HANDLERS[type(event)](self, event, out, made)
+
+    def _opened(self, event: ev.Opened, out: list[ev.Effect], _: object) -> bool:
+        """Attempts that nobody ended are over; a finished sweep is open again."""
+        self.workers, self.halt, self.empty_at = event.workers, None, None
+        for trial, status, reason in self._closed:
+            self.standing.move(trial, status, reason)
+        self._closed, self.finished = [], None
+        dead = list(self.live.values())
+        self.live.clear()
+        for run in dead:
+            run.live = False
+            run.entry.busy -= 1
+        waiting, self.ready = self.ready, OrderedDict()
+        for run in dead:
+            if not run.entry.settled:
+                self.standing.move(run.entry.trial, Status.INTERRUPTED, None)
+                self.ready[run.key] = run
+        self.ready.update(waiting)
+        for entry in {id(run.entry): run.entry for run in dead}.values():
+            self._settle(entry, out)
+        self._spent(out)
+        return True
+
+    def _budget_set(self, event: ev.BudgetSet, out: list[ev.Effect], _: object) -> bool:
+        self.budget = Budget(event.trials, event.seconds, event.cost, event.resource)
+        self._limited = any(limit is not None for limit in (event.seconds, event.cost, event.resource))
+        if self.halt is not None and self.halt.reason is Reason.BUDGET:
+            self.halt = None
+        self._spent(out)
+        return True
+
+    def _imported(self, event: ev.Imported, out: list[ev.Effect], _: object) -> bool:
+        for old in event.trials:
+            trial = Trial(dict(old.params), status=Status(old.status), source=Source.EARLIER, values=old.values)
+            trial.metrics, trial.step, trial.cost, trial.error = dict(old.metrics or {}), old.step, old.cost, old.error
+            trial.score = old.values[0] if old.values else math.nan
+            self.standing.earlier.append(trial)
+            self._observe(trial, out)
+        return True
+
+    def _suggested(self, event: ev.Suggested, out: list[ev.Effect], made: Sequence[Trial]) -> bool:
+        if self.halt is not None or self.finished is not None:
+            return False  # too late: the sweep winds down
+        if event.trials and event.trials[0].number != len(self.entries):
+            return False
+        if event.asked:
+            self.empty_at = None if event.trials else event.observed
+        for position, new in enumerate(event.trials):
+            entry = self._enter(new, made[position] if position < len(made) else None)
+            self.enqueued += entry.trial.source is Source.ENQUEUED
+            for run in entry.runs:
+                self.pending[run.key] = run
+            out.append(ev.Added(entry.trial))
+        return True
+
+    def _promoted(self, event: ev.Promoted, _out: list[ev.Effect], _: object) -> bool:
+        entry = self._entry(event.number)
+        if entry is None or entry.cancelled is not None:
+            return False
+        if entry.busy:
+            if entry.decision is not Decision.PAUSE or entry.promoted:
+                return False
+            entry.promoted = True
+            return True
+        if entry.trial.status is not Status.PAUSED:
+            return False
+        self._go_on(entry)
+        return True
+
+    def _exploited(self, event: ev.Exploited, out: list[ev.Effect], made: Sequence[Trial]) -> bool:
+        old, new = self._entry(event.number), event.new
+        if old is None or old.trial.status.ended or old.cancelled or new.number != len(self.entries):
+            return False
+        self._cancel(old, Reason.EXPLOITED, out)
+        entry = self._enter(new, made[0] if made else None)
+        for run in entry.runs:
+            self.ready[run.key] = run
+        out.append(ev.Added(entry.trial))
+        return True
+
+    def _started(self, event: ev.Started, _out: list[ev.Effect], _: object) -> bool:
+        entry = self._entry(event.number)
+        if entry is None or entry.settled or entry.trial.status.ended:
+            return False
+        run = entry.runs[event.run]
+        if run.live or run.done or event.attempt != run.attempt + 1:
+            return False
+        key = (event.number, event.run)
+        self.ready.pop(key, None)
+        self.pending.pop(key, None)
+        run.live, run.attempt, run.next = True, event.attempt, None
+        self.live[key] = run
+        entry.busy += 1
+        trial = entry.trial
+        trial.attempts += 1
+        if trial.status is not Status.RUNNING:
+            self.standing.move(trial, Status.RUNNING, None)
+        return True
+
+    def _reported(self, event: ev.Reported, out: list[ev.Effect], _: object) -> bool:
+        run = self.live.get((event.number, event.run))
+        if run is None or run.attempt != event.attempt or self.halt is not None:
+            return False
+        entry, step, metrics = run.entry, event.step, event.metrics
+        if step <= run.step or entry.decision is not None or entry.cancelled is not None or entry.failure is not None:
+            return False
+        self.standing.resource += step - max(run.step, 0)
+        run.step = step
+        run.metrics.update(metrics)
+        if COST in metrics:
+            self.standing.spend(entry.trial, entry.cost())
+        if run.next is not None and run.next[0] <= step:
+            self._keep(run, *run.next, out)
+        whole = entry.joined(step, metrics)
+        if whole is not None:
+            trial = entry.trial
+            trial.step = step
+            trial.history.append(Report(step, whole))
+            if self.smoke:
+                entry.decision = Decision.STOP
+            else:
+                out.append(ev.Judge(trial, step, whole))
+                if event.decision != "continue":
+                    entry.decision = Decision(event.decision)
+        if self._limited:
+            self._spent(out)
+        return True
+
+    def _saved(self, event: ev.Saved, out: list[ev.Effect], _: object) -> bool:
+        run = self.live.get((event.number, event.run))
+        if run is None or run.attempt != event.attempt:
+            return False
+        if event.step > max(run.step, 0):
+            run.next = (event.step, event.reference)
+        else:
+            self._keep(run, event.step, event.reference, out)
+        return True
+
+    def _keep(self, run: Run, step: int, reference: str, out: list[ev.Effect]) -> None:
+        run.next, run.at, run.checkpoint = None, step, reference
+        out.append(ev.Kept(run.entry.trial, step))
+
+    def _ended(self, event: ev.Ended, out: list[ev.Effect], _: object) -> bool:
+        key = (event.number, event.run)
+        run = self.live.get(key)
+        if run is None or run.attempt != event.attempt:
+            return False
+        del self.live[key]
+        run.live = False
+        entry = run.entry
+        entry.busy -= 1
+        run.cost += event.cost
+        if event.kind == "completed" and entry.decision is None:
+            run.done, run.value = True, event.value
+            if isinstance(event.value, Mapping):
+                run.metrics.update(event.value)
+        elif not entry.settled and (self.halt is None or event.kind == "interrupted"):
+            self._cut_short(run, event, out)
+        if run.done and run.step < 0:
+            self.standing.resource += 1  # a trial that reports nothing is one unit of work
+        self.standing.spend(entry.trial, entry.cost())
+        self._settle(entry, out)
+        self._spent(out)
+        return True
+
+    def _stop_requested(self, event: ev.StopRequested, out: list[ev.Effect], _: object) -> bool:
+        if event.number is None:
+            self._wind_down(Halt(Status.STOPPED, Reason.USER, "stopped by the user", _BY_USER), out)
+            return True
+        entry = self._entry(event.number)
+        if entry is None or entry.trial.status.ended or entry.cancelled is not None:
+            return False
+        self._cancel(entry, Reason.USER, out)
+        return True
+
+    def _ticked(self, event: ev.Ticked, out: list[ev.Effect], _: object) -> bool:
+        self.elapsed += event.seconds
+        self._spent(out)
+        return True
+
+    def _finished(self, event: ev.Finished, _out: list[ev.Effect], _: object) -> bool:
+        """Close what still waits; a later ``Opened`` takes this back."""
+        if self.finished is not None:
+            return False
+        self.finished = event
+        cut = _CLOSED.get(Reason(event.reason), (Status.STOPPED, Reason.UNPROMOTED))
+        for trial in self.standing.trials:
+            if trial.status.ended:
+                continue
+            self._closed.append((trial, trial.status, trial.reason))
+            self.standing.move(trial, cut[0] if trial.attempts else Status.SKIPPED, cut[1])
+        return True
+
+    # ---- what follows ----------------------------------------------------------------------------------------------
+
+    def _entry(self, number: int) -> Entry | None:
+        return self.entries[number] if 0 <= number < len(self.entries) else None
+
+    def _enter(self, new: ev.New, made: Trial | None) -> Entry:
+        """Take a new trial: the strategy's own object, if it has the journaled params."""
+        number = new.number
+        trial = made if made is not None and made.params == new.params else Trial(new.params)
+        trial.number, trial.source, trial.notes = number, Source(new.source), new.notes
+        trial.parent, trial.start_from = new.parent, new.start_from
+        trial.seed, trial.path = seed_of(self.seed, number), f"{self._prefix}{number}]"
+        entry = Entry(trial, self.repeats)
+        donor = None if new.start_from is None else self._entry(new.start_from)
+        if donor is not None:
+            for run, given in zip(entry.runs, donor.runs, strict=True):
+                if given.checkpoint is not None:
+                    run.checkpoint, run.at, run.step = given.checkpoint, given.at, given.at
+            trial.step = max(0, min(run.step for run in entry.runs))
+        self.entries.append(entry)
+        self.standing.add(trial)
+        return entry
+
+    def _go_on(self, entry: Entry) -> None:
+        """Let a paused trial wait for a slot."""
+        entry.decision, entry.promoted = None, False
+        self.standing.move(entry.trial, Status.PENDING, None)
+        for run in entry.runs:
+            if not run.done:
+                self.ready[run.key] = run
+
+    def _cut_short(self, run: Run, event: ev.Ended, out: list[ev.Effect]) -> None:
+        """An attempt ended before it was through, and nobody had decided so."""
+        entry, kind = run.entry, event.kind
+        if kind in ("stopped", "paused", "completed"):  # raised by the objective itself
+            entry.decision = Decision.PAUSE if kind == "paused" else Decision.STOP
+            return
+        if kind == "interrupted":
+            again, status = True, Status.INTERRUPTED
+        else:
+            lost = kind == "lost"
+            again, status = (run.losses < self.losses if lost else run.retries < self.retries), Status.PENDING
+            run.losses += lost
+            run.retries += not lost
+            entry.trial.error = event.error or f"the attempt ended as {kind}"
+        if again:
+            self.ready[run.key] = run
+            if not entry.busy:
+                self.standing.move(entry.trial, status, None)
+            return
+        entry.failure = (_FAILURES[kind], entry.trial.error or "")
+        for other in entry.runs:
+            if other.live:
+                out.append(ev.Cancel(*other.key[:1], other.attempt, other.index, Reason.ERROR))
+
+    def _cancel(self, entry: Entry, reason: Reason, out: list[ev.Effect]) -> None:
+        """End a trial on request: at once, or when its attempts have unwound."""
+        unwinding = entry.settled
+        entry.cancelled = reason
+        if not entry.busy:
+            self._settle(entry, out)
+        elif not unwinding:
+            out += [ev.Cancel(run.key[0], run.attempt, run.index, reason) for run in entry.runs if run.live]
+
+    def _settle(self, entry: Entry, out: list[ev.Effect]) -> None:
+        """Give a trial its status and score, if its attempts are over, and tell the strategies."""
+        if entry.busy:
+            return
+        trial, standing = entry.trial, self.standing
+        full = self.smoke or (self.max_resource is not None and trial.step >= self.max_resource)
+        halted = self.halt is not None and not any(run.key in self.ready for run in entry.runs)
+        verdict = entry.verdict(full, self.halt.trial if self.halt is not None and halted else None)
+        if verdict is None:
+            return
+        for run in entry.runs:
+            self.ready.pop(run.key, None)
+            self.pending.pop(run.key, None)
+        rested = trial.status is Status.PAUSED  # and so was scored and observed
+        status, reason = verdict if rested else self._scored(entry, *verdict)
+        standing.move(trial, status, reason)
+        standing.judge(trial)
+        if not rested:
+            standing.failed += status is Status.FAILED
+            standing.succeeded += status is not Status.FAILED and trial.score is not None
+            self._observe(trial, out)
+        if status is Status.PAUSED and entry.promoted:
+            self._go_on(entry)  # the scheduler has already decided: to it the trial never rested
+        elif not (rested and reason is Reason.EXPLOITED):
+            out.append(ev.Settled(trial))
+        if status is Status.FAILED:
+            self._tolerate(trial, out)
+
+    def _scored(self, entry: Entry, status: Status, reason: Reason | None) -> tuple[Status, Reason | None]:
+        """Set score, values and error; a trial that ended well without a score has failed."""
+        trial = entry.trial
+        trial.score, trial.values = math.nan, ()
+        if status is Status.FAILED:
+            return status, reason
+        try:
+            values = entry.values(self.objectives, status)
+        except (ValueError, TypeError) as error:
+            if reason in (Reason.COMPLETED, Reason.PRUNED, None):
+                trial.error = str(error)
+                return Status.FAILED, Reason.ERROR
+            trial.score = None
+            return status, reason
+        trial.error, trial.values, trial.score = None, values, values[0]
+        return status, reason
+
+    def _observe(self, trial: Trial, out: list[ev.Effect]) -> None:
+        """Tell the optimizer how a trial stands."""
+        self.told += 1
+        failure = trial.error
+        if trial.score is None:
+            failure = f"ended before its first report ({trial.reason})"
+        result = Result(
+            math.nan if trial.score is None else trial.score,
+            metrics=dict(trial.metrics),
+            cost=trial.cost,
+            failure=failure,
+            trial=trial,
+            step=trial.step,
+            values=trial.values,
+        )
+        out.append(ev.Observe(trial, result))
+
+    # ---- what ends a sweep -----------------------------------------------------------------------------------------
+
+    def _spent(self, out: list[ev.Effect]) -> None:
+        """Wind down if seconds, cost or resource of the budget are spent."""
+        budget = self.budget
+        if self.halt is not None or not self._limited:
+            return
+        limits = (
+            (budget.seconds, self.elapsed, "seconds"),
+            (budget.cost, self.standing.cost, "cost"),
+            (budget.resource, self.standing.resource, "resource"),
+        )
+        for limit, used, name in limits:
+            if limit is not None and used >= limit:
+                text = f"the budget is spent: {name}={limit:g}"
+                self._wind_down(Halt(Status.COMPLETED, Reason.BUDGET, text, _BY_BUDGET), out)
+                return
+
+    def _tolerate(self, trial: Trial, out: list[ev.Effect]) -> None:
+        """End the sweep if too many trials have failed."""
+        standing = self.standing
+        if self.max_failures is not None and standing.failed > self.max_failures:
+            why = f"{standing.failed} trials failed, max_failures={self.max_failures}"
+        elif not standing.succeeded and standing.failed >= max(5, self.workers):
+            why = f"all of the first {standing.failed} trials failed"
+        else:
+            return
+        text = f"{why}; the last one, trial {trial.number}: {trial.error}"
+        self._wind_down(Halt(Status.FAILED, Reason.ERROR, text, _BY_PARENT), out)
+
+    def _wind_down(self, halt: Halt, out: list[ev.Effect]) -> None:
+        """Start nothing any more and cut what runs."""
+        if self.halt is not None:
+            return
+        self.halt = halt
+        for (number, index), run in self.live.items():
+            if not run.entry.settled:
+                out.append(ev.Cancel(number, run.attempt, index, halt.trial[1]))
+
+
+_Handler: TypeAlias = Callable[[Ledger, Any, list[ev.Effect], Sequence[Trial]], bool]
+_HANDLERS: dict[type[Any], _Handler] = {
+    ev.Opened: Ledger._opened,
+    ev.BudgetSet: Ledger._budget_set,
+    ev.Imported: Ledger._imported,
+    ev.Suggested: Ledger._suggested,
+    ev.Promoted: Ledger._promoted,
+    ev.Exploited: Ledger._exploited,
+    ev.Started: Ledger._started,
+    ev.Reported: Ledger._reported,
+    ev.Saved: Ledger._saved,
+    ev.Ended: Ledger._ended,
+    ev.StopRequested: Ledger._stop_requested,
+    ev.Ticked: Ledger._ticked,
+    ev.Drained: lambda *_: True,
+    ev.Finished: Ledger._finished,
+}
