@@ -16,7 +16,7 @@ from typing import Any, NoReturn, Protocol, Self, SupportsIndex, cast, final
 from sweep.config import compose, files, mmconfig
 from sweep.errors import ConfigError, did_you_mean
 
-__all__ = ["ADict", "Owner", "Path", "disown", "dotted", "leaves", "seal", "structural_hash", "unread"]
+__all__ = ["ADict", "Owner", "Path", "disown", "dotted", "leaves", "seal", "snapshot", "structural_hash", "unread"]
 
 Path = tuple[Any, ...]
 
@@ -517,6 +517,11 @@ def leaves(mapping: Mapping[Any, Any], path: Path = ()) -> Iterator[tuple[Path, 
             yield from leaves(value, (*path, key))
         else:
             yield (*path, key), value
+
+
+def snapshot(value: Any) -> Any:
+    """Return a copy of nested containers that later changes in place do not reach; other values are shared."""
+    return set(value) if type(value) is set else _copied_value(value, False, lambda item: item)
 
 
 def disown(node: ADict) -> None:

@@ -28,7 +28,7 @@ if TYPE_CHECKING:
 
     from sweep.space import Distribution
 
-__all__ = ["Arguments", "Assignment", "Unset", "parse_arguments", "parse_value", "split_search"]
+__all__ = ["Arguments", "Assignment", "Unset", "parse_arguments", "parse_text", "parse_value", "split_search"]
 
 _WORDS: dict[str, Any] = {
     **{word: True for word in ("true", "True")},
@@ -57,6 +57,7 @@ class Assignment:
         text: The text as written, or None where the value did not come from text.
         source: Where it stands, for messages: the word, the file, the variable.
         problem: Why the text is no literal, if it begins like one and is none; then it can only be text.
+        typed: Whether someone else (argparse) has already given the value its type.
     """
 
     path: tuple[Any, ...]
@@ -64,6 +65,7 @@ class Assignment:
     text: str | None
     source: str
     problem: str = ""
+    typed: bool = False
 
 
 @final
@@ -139,7 +141,9 @@ def _argparse(words: list[str], parser: ArgumentParser, found: Arguments) -> lis
     probe, _ = parser.parse_known_args(words, Namespace(**marks))
     for name, value in vars(values).items():
         given = getattr(probe, name) is not marks.get(name)
-        (found.flags if given else found.flag_defaults)[name] = value
+        found.flag_defaults[name] = parser.get_default(name) if given else value
+        if given:
+            found.flags[name] = value
     return rest
 
 
@@ -175,10 +179,15 @@ def _is_open(word: str) -> bool:
 def _assignment(key: str, text: str, word: str) -> Assignment:
     if not _KEY.fullmatch(key):
         raise ConfigError(f"{word!r}: {key!r} is no key; write key=value or group.key=value (a list is set as a whole)")
+    return parse_text(tuple(key.split(".")), text, word)
+
+
+def parse_text(path: tuple[Any, ...], text: str, source: str) -> Assignment:
+    """Return the assignment of a text; one that begins like a literal and is none keeps its problem."""
     try:
-        return Assignment(tuple(key.split(".")), parse_value(text), text, word)
+        return Assignment(path, parse_value(text), text, source)
     except ConfigError as error:
-        return Assignment(tuple(key.split(".")), text, text, word, str(error))
+        return Assignment(path, text, text, source, str(error))
 
 
 def parse_value(text: str) -> Any:

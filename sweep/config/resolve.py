@@ -1,0 +1,522 @@
+"""Resolution: one invocation's layers, built in their order, and the frozen config they come to."""
+
+from __future__ import annotations
+
+import sys
+import warnings
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import PurePath
+from types import FrameType
+from typing import Any, final
+
+from sweep.config import adict as adict_module
+from sweep.config.adict import ADict, Path, disown, dotted, leaves, seal, snapshot, unread
+from sweep.config.commandline import Assignment
+from sweep.config.layers import REMOVED, History, Layer, Mark, diff, history
+from sweep.config.schema import Schema
+from sweep.config.views import Plan, SuspendedView, View
+from sweep.errors import ConfigError, UnknownName, did_you_mean, near_miss
+
+__all__ = ["Explicit", "Resolution", "resolve"]
+
+_OURS = vars(adict_module)  # frames of ADict's own methods are not the place of a write
+_PLAIN = frozenset({int, float, str, bool, type(None), bytes, complex})
+
+
+@final
+@dataclass(frozen=True, slots=True)
+class Explicit:
+    """Explicit values of one source.
+
+    Attributes:
+        kind: ``"file"``, ``"environment"`` or ``"command line"``.
+        name: Name of the source.
+        items: The values.
+    """
+
+    kind: str
+    name: str
+    items: Sequence[Assignment]
+
+
+@final
+class Resolution:
+    """One resolved config: its value, and the layers it came from.
+
+    Attributes:
+        name: Name of the scope.
+        value: The frozen config: an ADict, or the schema's model.
+        layers: The layers in their order.
+    """
+
+    def __init__(self, name: str, value: Any, layers: Sequence[Layer]) -> None:
+        self.name, self.value, self.layers = name, value, tuple(layers)
+
+    def why(self, key: str) -> History:
+        """Return what each layer did to ``key``; ``print`` it.
+
+        Raises:
+            UnknownName: No layer set it.
+        """
+        return history(self.layers, key)
+
+    def layers_as_data(self) -> list[dict[str, Any]]:
+        """Return the layers as plain JSON data."""
+        return [layer.as_data() for layer in self.layers]
+
+    def diff(self, other: Any) -> list[str]:
+        """Return what differs in ``other``, see :func:`sweep.config.diff`."""
+        return diff(self, other)
+
+    def unread(self) -> list[str]:
+        """Return the keys that were set but not read so far.
+
+        Raises:
+            ConfigError: The config is a model; reads of a model are not seen.
+        """
+        if not isinstance(self.value, ADict):
+            raise ConfigError("what was read is known of an ADict only; this config is a pydantic model")
+        return [dotted(path) for path in unread(self.value)]
+
+
+def resolve(
+    name: str,
+    schema: Schema | None,
+    strict: bool,
+    views: Mapping[str, View],
+    plan: Plan,
+    flag_defaults: Mapping[str, Any],
+    explicit: Sequence[Explicit],
+) -> Resolution:
+    """Build the layers and the config. Nothing outside changes; on an error there is no config.
+
+    Args:
+        name: Name of the scope.
+        schema: Its schema, if it has one.
+        strict: Whether every unknown key is an error.
+        views: All views, for hints.
+        plan: The views that apply.
+        flag_defaults: Defaults of an argparse parser.
+        explicit: Explicit values, the lowest source first.
+
+    Raises:
+        ConfigError: A wrong key or value, named with its place.
+    """
+    builder = _Builder(name, schema)
+    waiting: list[tuple[View, SuspendedView]] = []
+    try:
+        if schema is not None:
+            builder.set_defaults(schema.model.__qualname__, schema.model.__module__, "schema", schema.defaults())
+        if flag_defaults:
+            builder.set_defaults("argparse", "", "default", flag_defaults)
+        for kind, group in (("default", plan.defaults), ("view", plan.selected)):
+            for view in group:
+                builder.run(Layer(kind, view.name, view.where), view, waiting)
+        for source in explicit:
+            builder.set_explicit(source)
+        while waiting:
+            view, suspended = waiting[0]
+            with builder.noting(view):
+                suspended.resume()
+            waiting.pop(0)
+        for view in plan.lazy:
+            builder.run(Layer("lazy", view.name, view.where), view, [])
+    finally:
+        for _, suspended in waiting:
+            suspended.abandon()
+    builder.check_keys(views, strict)
+    return builder.finish(views)
+
+
+class _Builder:
+    """Owns the config while it is built: every write becomes part of the current layer."""
+
+    def __init__(self, name: str, schema: Schema | None) -> None:
+        self.name, self.schema = name, schema
+        self.layers: list[Layer] = []
+        self.layer: Layer | None = None
+        self.source: str | None = None  # the place of an explicit value; views' places are read off the stack
+        self.explicit: dict[Path, Assignment] = {}
+        self.protected: set[Path] = set()  # groups that hold explicit values
+        self.loans: dict[Path, tuple[ADict, Any, Any, Any]] = {}
+        self.asked: dict[Path, View] = {}  # read by a view while nothing had set it
+        self.root = ADict.auto()
+        state = self.root._adict
+        state.owner, state.plain = self, False
+
+    # -- layers ---------------------------------------------------------------------------------
+
+    def begin(self, layer: Layer) -> None:
+        layer.scope = self.name
+        if all(layer is not other for other in self.layers):
+            self.layers.append(layer)
+        self.layer = layer
+
+    def end(self) -> None:
+        """Settle what was changed in place, and let nothing more be set."""
+        for path, (node, key, value, before) in self.loans.items():
+            if dict.get(node, key) is value and _changed(value, before) and self.layer is not None:
+                if self.layer.kind == "lazy" and path in self.explicit:
+                    self.layer.lost.add(path)
+                    dict.__setitem__(node, key, before)
+                self.layer.writes[path] = (snapshot(value), None)
+        self.loans.clear()
+        self.layer = None
+
+    def run(self, layer: Layer, view: View, waiting: list[tuple[View, SuspendedView]]) -> None:
+        self.begin(layer)
+        with self.noting(view):
+            if view.has_lazy_block:
+                late = Layer("lazy", view.name, view.where)
+                suspended = SuspendedView(lambda: view.call(self.root), lambda: self.begin(late), self.end)
+                suspended.start()
+                if not suspended.done:
+                    waiting.append((view, suspended))
+            else:
+                view.call(self.root)
+        self.end()
+
+    def noting(self, view: View) -> _Noting:
+        return _Noting(self, view)
+
+    def set_defaults(self, name: str, where: str, kind: str, values: Mapping[str, Any]) -> None:
+        self.begin(Layer(kind, name, where))
+        self.source = where
+        for key, value in values.items():
+            self.root[key] = value
+        self.source = None
+        self.end()
+
+    def set_explicit(self, source: Explicit) -> None:
+        self.begin(Layer(source.kind, source.name, source.name))
+        for item in source.items:
+            if item.problem and self.schema is None and not isinstance(self.peek(item.path), str):
+                raise ConfigError(f"{item.source!r}: {item.problem}")
+            if isinstance(item.value, Mapping) and item.value:
+                parts = [(path, value) for path, value in leaves(item.value)]
+                for path, value in parts:
+                    self.put(Assignment((*item.path, *path), value, None, item.source))
+            else:
+                self.put(item)
+        self.end()
+
+    def put(self, item: Assignment) -> None:
+        """Set one explicit value in the type that is known of it."""
+        known = self.peek(item.path)
+        if isinstance(known, ADict) and known and item.value is not None and item.value != {}:
+            raise ConfigError(
+                f"{item.source!r}: {dotted(item.path)!r} is a group ({', '.join(map(str, known.keys()))}), "
+                f"not one value; write {dotted(item.path)}.{next(iter(known))}=…"
+            )
+        node = self.root
+        for depth, key in enumerate(item.path[:-1], 1):
+            inner = dict.get(node, key)
+            if inner is not None and not isinstance(inner, ADict):
+                self.schema_check(item)
+                raise ConfigError(
+                    f"{item.source!r}: {dotted(item.path[:depth])!r} is {inner!r} "
+                    f"({self.place(item.path[:depth])}), no group that could hold {dotted(item.path)!r}"
+                )
+            if inner is None:
+                if key in node:
+                    del node[key]  # None gives way to a group
+                inner = node.__missing__(key)
+            node = inner
+        if self.schema is not None:
+            value = self.schema.coerce(item)
+        else:
+            value = item.value if item.typed else _coerced(item, known)
+        if isinstance(known, ADict) and value == {}:
+            return
+        self.source = item.source
+        node[item.path[-1]] = value
+        self.source = None
+        self.explicit[item.path] = item
+        self.protected.update(item.path[:depth] for depth in range(1, len(item.path)))
+
+    def schema_check(self, item: Assignment) -> None:
+        if self.schema is not None:
+            self.schema.field(item.path, item.source)
+
+    def peek(self, path: Path) -> Any:
+        """Return the present value at ``path`` without making or noting anything; REMOVED if there is none."""
+        node: Any = self.root
+        for key in path:
+            if not isinstance(node, ADict) or key not in node:
+                return REMOVED
+            node = dict.get(node, key)
+        return node
+
+    def place(self, path: Path) -> str:
+        """Say which layer set ``path``, or something in it."""
+        for layer in reversed(self.layers):
+            for written in layer.writes:
+                if written[: len(path)] == path or path[: len(written)] == written:
+                    return " ".join(dict.fromkeys((f"set by {layer.kind}", layer.name, layer.place(written))))
+        return ""
+
+    # -- the owner of the config (adict.Owner) --------------------------------------------------
+
+    def wrote(self, node: ADict, key: Any, value: Any) -> bool:
+        layer = self.layer
+        if layer is None:
+            raise ConfigError(
+                f"{dotted((*node._adict.path, key))!r} is set after a Scope.lazy() block (or outside the views); "
+                "set it above the block, or inside"
+            )
+        path = (*node._adict.path, key)
+        mark = self.mark()
+        old = dict.get(node, key, REMOVED)
+        if type(value) in _PLAIN and not isinstance(old, ADict):
+            if layer.kind == "lazy" and path in self.explicit:
+                layer.writes[path] = (value, mark)
+                layer.lost.add(path)
+                return False
+            layer.writes[path] = (value, mark)
+            return True
+        return self.replaced(layer, node, path, old, value, mark)
+
+    def replaced(self, layer: Layer, node: ADict, path: Path, old: Any, value: Any, mark: Mark) -> bool:
+        """Note a write that is a group, replaces one, or is a value that could be changed in place."""
+        new = dict(leaves(value, path)) if isinstance(value, Mapping) and value else {path: value}
+        if layer.kind == "lazy" and (path in self.explicit or path in self.protected):
+            for inner, item in new.items():
+                layer.writes[inner] = (snapshot(item), mark)
+                if inner in self.explicit or path in self.explicit or inner in self.protected:
+                    layer.lost.add(inner)
+                else:
+                    self.place_leaf(inner, item)
+            return False
+        gone = [p for p, _ in leaves(old, path)] if isinstance(old, ADict) and old else [path]
+        if old is not REMOVED:
+            layer.writes.update({inner: (REMOVED, mark) for inner in gone if inner not in new})
+        if isinstance(old, ADict):
+            disown(old)
+        layer.writes.update({inner: (snapshot(item), mark) for inner, item in new.items()})
+        return True
+
+    def place_leaf(self, path: Path, value: Any) -> None:
+        node = self.root
+        for key in path[:-1]:
+            inner = dict.get(node, key)
+            node = inner if isinstance(inner, ADict) else node.__missing__(key)
+        layer, self.layer = self.layer, Layer("lazy", "", "")
+        node[path[-1]] = value  # noted already by the write it is part of
+        self.layer = layer
+
+    def removed(self, node: ADict, key: Any) -> bool:
+        path = (*node._adict.path, key)
+        layer = self.layer
+        if layer is None:
+            raise ConfigError(f"{dotted(path)!r} is removed after a Scope.lazy() block; remove it above the block")
+        kept = layer.kind == "lazy" and (path in self.explicit or path in self.protected)
+        old = dict.get(node, key)
+        gone = [p for p, _ in leaves(old, path)] if isinstance(old, ADict) and old else [path]
+        layer.writes.update({inner: (REMOVED, self.mark()) for inner in gone})
+        layer.lost.update(gone if kept else ())
+        return not kept
+
+    def lent(self, node: ADict, key: Any, value: Any) -> None:
+        if type(value) in (list, set):
+            path = (*node._adict.path, key)
+            if path not in self.loans:
+                self.loans[path] = (node, key, value, snapshot(value))
+
+    def missing(self, path: Path) -> str:
+        return f"no key {dotted(path)!r} in {self.name}"
+
+    def mark(self) -> Mark:
+        if self.source is not None:
+            return self.source
+        frame: FrameType | None = sys._getframe(3)
+        while frame is not None and frame.f_globals is _OURS:
+            frame = frame.f_back
+        return None if frame is None else (frame.f_code, frame.f_lasti)
+
+    # -- the end --------------------------------------------------------------------------------
+
+    def check_keys(self, views: Mapping[str, View], strict: bool) -> None:
+        """Compare explicit keys with those that views and schema know; retype what a lazy view knows."""
+        if self.schema is not None:
+            return  # every key has been checked when it was set
+        known = {path for layer in self.layers if layer.kind in ("default", "view", "lazy") for path in layer.writes}
+        groups = {path[:depth] for path in known for depth in range(1, len(path) + 1)}
+        for path, item in self.explicit.items():
+            if path in known:
+                self.retype(path, item)
+            elif path not in groups and not _inside(path, known):
+                self.unknown(path, item, groups, views, strict)
+
+    def retype(self, path: Path, item: Assignment) -> None:
+        for layer in self.layers:
+            if layer.kind == "lazy" and path in layer.lost and layer.writes[path][0] is not REMOVED:
+                value = _coerced(item, layer.writes[path][0])
+                self.source, self.layer = item.source, Layer("file", "", "")
+                node: Any = self.peek(path[:-1])
+                node[path[-1]] = value
+                self.source, self.layer = None, None
+                for explicit in self.layers:
+                    if explicit.kind not in ("schema", "default", "view", "lazy") and path in explicit.writes:
+                        explicit.writes[path] = (value, explicit.writes[path][1])
+
+    def unknown(self, path: Path, item: Assignment, groups: set[Path], views: Mapping[str, View], strict: bool) -> None:
+        depth = next(depth for depth in range(1, len(path) + 1) if path[:depth] not in groups)
+        siblings = [str(other[-1]) for other in groups if len(other) == depth and other[:-1] == path[: depth - 1]]
+        here, rest = path[depth - 1], path[depth:]
+        meant = near_miss(str(here), siblings)
+        key = dotted(path)
+        if meant is not None or strict:
+            known = [dotted((*path[: depth - 1], other, *rest)) for other in siblings]
+            raise UnknownName("key", key, known, item.source)
+        elsewhere = [dotted(other) for other in groups if other[-1] == path[-1]]
+        hint = f"; there is {elsewhere[0]!r}" if elsewhere else _hint(key, views)
+        warnings.warn(
+            f"{item.source!r}: no view of {self.name!r} knows {key!r}{hint}; it is set all the same "
+            "(strict=True makes this an error)",
+            UserWarning,
+            stacklevel=6,
+        )
+
+    def finish(self, views: Mapping[str, View]) -> Resolution:
+        for path, view in self.asked.items():
+            node: Any = self.peek(path[:-1])
+            meant = near_miss(str(path[-1]), [str(key) for key in node]) if isinstance(node, ADict) else None
+            if self.peek(path) is REMOVED and meant is not None:
+                warnings.warn(
+                    f"view {view.name!r} ({view.where}) read {dotted(path)!r}, which nothing has set; "
+                    f"did you mean {dotted((*path[:-1], meant))!r}?",
+                    UserWarning,
+                    stacklevel=5,
+                )
+        order = {kind: index for index, kind in enumerate(("schema", "default", "view", "lazy"))}
+        layers = sorted(self.layers, key=lambda layer: order.get(layer.kind, len(order)))
+        if self.schema is None:
+            seal(self.root, _Words(self.name, self.root, views))
+            return Resolution(self.name, self.root, layers)
+        set_paths = {path for layer in self.layers if layer.kind != "schema" for path in layer.writes}
+        touched = {path[:depth] for path in set_paths for depth in range(1, len(path) + 1)}
+        values = {key: value for key, value in self.root.to_dict().items() if (key,) in touched}
+        return Resolution(self.name, self.schema.build(values, self.place), layers)
+
+
+class _Noting:
+    """Round a view: remembers what it read unset, and says so if it fails."""
+
+    def __init__(self, builder: _Builder, view: View) -> None:
+        self.builder, self.view = builder, view
+
+    def __enter__(self) -> None:
+        pass
+
+    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: Any) -> None:
+        unset = list(_placeholders(self.builder.root))
+        for path in unset:
+            self.builder.asked.setdefault(path, self.view)
+        if error is not None:
+            names = ", ".join(dotted(path) for path in unset)
+            said = f"; nothing has set what it read: {names}" if unset else ""
+            error.add_note(f"in view {self.view.name!r} ({self.view.where}){said}")
+
+
+def _placeholders(node: ADict) -> Iterator[Path]:
+    for child in (node._adict.pending or {}).values():
+        inner = list(_placeholders(child))
+        yield from inner or [child._adict.path]
+    for value in dict.values(node):
+        if isinstance(value, ADict):
+            yield from _placeholders(value)
+
+
+class _Words:
+    """Owner of the finished config: says what is known of a key that is not there."""
+
+    def __init__(self, name: str, root: ADict, views: Mapping[str, View]) -> None:
+        self.name, self.root, self.views = name, root, views
+
+    def missing(self, path: Path) -> str:
+        key = dotted(path)
+        node: Any = self.root
+        for step in path[:-1]:
+            node = dict.get(node, step)
+        siblings = [dotted((*path[:-1], other)) for other in node] if isinstance(node, ADict) else []
+        hint = _hint(key, self.views) or did_you_mean(key, siblings)
+        return f"no key {key!r} in {self.name}{hint}"
+
+    def wrote(self, node: ADict, key: Any, value: Any) -> bool:
+        return False
+
+    def removed(self, node: ADict, key: Any) -> bool:
+        return False
+
+    def lent(self, node: ADict, key: Any, value: Any) -> None:
+        pass
+
+
+def _hint(key: str, views: Mapping[str, View]) -> str:
+    """Return the view that would set ``key``, as a remedy."""
+    for view in views.values():
+        line = view.sets().get(key)
+        if line is not None and not view.default:
+            file = view.where.rpartition(":")[0]
+            return (
+                f"; view {view.name!r} sets it ({file}:{line}): name it on the command line, or observe(default=True)"
+            )
+    return ""
+
+
+def _inside(path: Path, known: Iterable[Path]) -> bool:
+    """Whether ``path`` lies in a known leaf (a mapping that was empty, or None)."""
+    whole = set(known)
+    return any(path[:depth] in whole for depth in range(1, len(path)))
+
+
+def _changed(value: Any, before: Any) -> bool:
+    """Whether a container was changed in place; values of unknown types count by identity."""
+    if type(value) is not type(before):
+        return True
+    if isinstance(value, list | tuple):
+        return len(value) != len(before) or any(map(_changed, value, before))
+    if isinstance(value, ADict):
+        return value.keys() != before.keys() or any(_changed(dict.get(value, key), before[key]) for key in before)
+    return value is not before and not (type(value) in (*_PLAIN, set) and value == before)
+
+
+def _coerced(item: Assignment, known: Any) -> Any:
+    """Return an explicit value in the type of the value it overrides.
+
+    Raises:
+        ConfigError: It cannot be of that type.
+    """
+    value = item.value
+    if known is REMOVED or known is None or value is None:
+        return value
+    fits: Callable[[], Any] | None = None
+    if isinstance(known, str):
+        fits = (lambda: value) if item.text is None else (lambda: value if isinstance(value, str) else item.text)
+        wrong = item.text is None and not isinstance(value, str)
+    elif isinstance(known, bool):
+        wrong = not isinstance(value, bool)
+    elif isinstance(known, int | float):
+        wrong = isinstance(value, bool) or not isinstance(value, int | float)
+        if isinstance(known, float) and type(value) is int:
+            fits = lambda: float(value)  # noqa: E731  # one of four conversions chosen here
+    elif isinstance(known, list | tuple):
+        wrong = not isinstance(value, list | tuple)
+        fits = lambda: type(known)(value)  # noqa: E731  # one of four conversions chosen here
+    elif isinstance(known, PurePath):
+        wrong = not isinstance(value, str)
+        fits = lambda: type(known)(value)  # noqa: E731  # one of four conversions chosen here
+    else:
+        wrong = False
+    if wrong:
+        kind = {int: "a number", float: "a number", bool: "true or false", str: "text"}.get(type(known), "a list")
+        shown = item.text if item.text is not None else repr(value)
+        hint = _range_hint(shown)
+        raise ConfigError(f"{item.source!r}: {dotted(item.path)!r} is {kind} ({known!r}), got {shown}{hint}")
+    return fits() if fits is not None else value
+
+
+def _range_hint(text: str) -> str:
+    looks = "," in text and text[:1] not in ("[", "(", "{")
+    return "; search ranges are read by `sweep run`, and by split_search" if looks else ""
