@@ -141,7 +141,7 @@ class _Walk:
 
     def __init__(self, module: Callable[[str], _Module | None]) -> None:
         self._module = module
-        self._home: str | None = None  # the file of the root
+        self._home: tuple[str, str] | None = None  # file and module of the root; cells of a notebook share the module
         self._seen: dict[object, object] = {}  # values are kept alive, so that an id is not used twice
         self._reached: list[str] = []
 
@@ -188,7 +188,7 @@ class _Walk:
         wrapped = inspect.getattr_static(function, "__wrapped__", None)
         if isinstance(wrapped, types.FunctionType) and _file_of(wrapped) != file:
             return self._function(wrapped, owner)  # a decorator from elsewhere: its own code does not count
-        self._home = self._home or file
+        self._home = self._home or (file, function.__module__)
         self._seen[(function.__code__, owner)] = function
         module = self._module(file)
         node = module.find(function.__code__) if module is not None else None
@@ -211,7 +211,7 @@ class _Walk:
     def _class(self, kind: type) -> str:
         """Describe a class: by its whole source where there is one, else method by method."""
         file = _file_of(kind)
-        self._home = self._home or file
+        self._home = self._home or (file, kind.__module__)
         self._seen[id(kind)] = kind
         module = self._module(file)
         node = module.find_class(kind.__qualname__) if module is not None else None
@@ -296,7 +296,8 @@ class _Walk:
             return f"again:{kind.__qualname__}"
         self._seen[id(value)] = value
         if isinstance(value, types.FunctionType | type):
-            return self.describe(value) if _file_of(value) == self._home else f"named({_name_of(value)})"
+            at_home = self._home is not None and (_file_of(value) == self._home[0] or value.__module__ == self._home[1])
+            return self.describe(value) if at_home else f"named({_name_of(value)})"
         if isinstance(value, functools.partial | types.MethodType | staticmethod | classmethod | property):
             return self.describe(value)
         if dataclasses.is_dataclass(value):
