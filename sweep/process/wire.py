@@ -1,0 +1,197 @@
+"""Frames on a stream socket, and values in them.
+
+A frame is a kind, a number of parts, their lengths, the parts. Notes are JSON; values are
+cloudpickle, which travels only between our own processes and is never stored. Large arrays
+are parts of their own (pickle protocol 5), so they are not copied into the pickle.
+"""
+
+from __future__ import annotations
+
+import json
+import pickle
+import socket
+import struct
+from collections.abc import Generator, Sequence
+from enum import IntEnum
+from typing import Any, NamedTuple, final
+
+import anyio
+import cloudpickle  # type: ignore[import-untyped]  # it has no stubs
+
+__all__ = [
+    "CHILD_VARIABLE",
+    "Frame",
+    "Kind",
+    "Stream",
+    "dump",
+    "load",
+    "receive",
+    "send",
+]
+
+CHILD_VARIABLE = "SWEEP_CHILD_PID"
+"""Environment variable that holds the pid of the child it was set in."""
+
+Parts = Sequence[bytes | bytearray | memoryview]
+
+_HEAD = struct.Struct("!BI")
+_JOINED = 1 << 16  # frames up to this many bytes are sent by one call
+
+
+class Kind(IntEnum):
+    """What a frame is."""
+
+    SETUP = 1  # owner to server: note (cwd, path, argv, environment), pickled functions
+    READY = 2  # server to owner: note
+    START = 3  # owner to server: note (cpus, gpus, output …)
+    STATUS = 4  # server to owner: note (pid; later exit code or signal)
+    TASK = 5  # owner to child: note, function, arguments
+    REPORT = 6  # child to owner: [step, metrics, one-way]
+    SAVE = 7  # child to owner: value
+    LOAD = 8  # child to owner
+    LOG = 9  # child to owner: message
+    METRIC = 10  # child to owner: [name, value, step]
+    ARTIFACT = 11  # child to owner: path
+    ANSWER = 12  # owner to child: value
+    FAULT = 13  # owner to child: exception that the session raised
+    VALUE = 14  # child to owner: what the function returned
+    ENDED = 15  # child to owner: note (stopped, paused, or the error)
+
+
+class Frame(NamedTuple):
+    """One message."""
+
+    kind: Kind
+    parts: list[bytearray]
+
+    def note(self) -> Any:
+        """Return the first part, which is JSON."""
+        return json.loads(self.parts[0])
+
+
+def note(value: Any) -> bytes:
+    """Return plain data as the bytes of a note."""
+    return json.dumps(value, separators=(",", ":")).encode()
+
+
+def dump(value: Any) -> list[bytes | memoryview]:
+    """Return a value as parts of a frame.
+
+    Raises:
+        Exception: Whatever pickling it raises.
+    """
+    buffers: list[pickle.PickleBuffer] = []
+    data = cloudpickle.dumps(value, protocol=5, buffer_callback=buffers.append)
+    try:
+        return [data, *(buffer.raw() for buffer in buffers)]
+    except BufferError:  # an array that is not contiguous stays inside the pickle
+        return [cloudpickle.dumps(value, protocol=5)]
+
+
+def load(parts: Parts) -> Any:
+    """Return the value that :func:`dump` wrote.
+
+    Raises:
+        Exception: Whatever unpickling it raises.
+    """
+    return pickle.loads(parts[0], buffers=parts[1:])  # noqa: S301  # written by our own process at the other end
+
+
+def send(sock: socket.socket, kind: Kind, *parts: bytes | bytearray | memoryview) -> None:
+    """Send a frame on a blocking socket."""
+    for piece in _pieces(kind, parts):
+        sock.sendall(piece)
+
+
+def receive(sock: socket.socket) -> Frame:
+    """Read a frame from a blocking socket.
+
+    Raises:
+        EOFError: The other end is gone.
+    """
+    reading = _frame(sock)
+    while True:
+        try:
+            next(reading)
+        except StopIteration as done:
+            frame: Frame = done.value
+            return frame
+
+
+@final
+class Stream:
+    """Frames on a socket without blocking the event loop; a cancelled read goes on where it stopped."""
+
+    def __init__(self, sock: socket.socket) -> None:
+        sock.setblocking(False)
+        self.socket = sock
+        self._reading: Generator[None, None, Frame] | None = None
+
+    async def receive(self) -> Frame:
+        """Return the next frame.
+
+        Raises:
+            EOFError: The other end is gone.
+        """
+        if self._reading is None:
+            self._reading = _frame(self.socket)
+        while True:
+            try:
+                next(self._reading)
+            except StopIteration as done:
+                self._reading = None
+                frame: Frame = done.value
+                return frame
+            await anyio.wait_readable(self.socket)
+
+    async def send(self, kind: Kind, *parts: bytes | bytearray | memoryview) -> None:
+        """Send a frame.
+
+        Raises:
+            OSError: The other end is gone.
+        """
+        for piece in _pieces(kind, parts):
+            view = memoryview(piece).cast("B")
+            while view:
+                try:
+                    view = view[self.socket.send(view) :]
+                except BlockingIOError:
+                    await anyio.wait_writable(self.socket)
+
+    def close(self) -> None:
+        """Close the socket."""
+        self.socket.close()
+
+
+def _pieces(kind: Kind, parts: Parts) -> Parts:
+    """Return a frame as buffers to send one after another."""
+    sizes = [memoryview(part).nbytes for part in parts]
+    head = _HEAD.pack(kind, len(parts)) + struct.pack(f"!{len(parts)}Q", *sizes)
+    return [b"".join([head, *parts])] if sum(sizes) <= _JOINED else [head, *parts]
+
+
+def _frame(sock: socket.socket) -> Generator[None, None, Frame]:
+    """Read one frame; yields where a non-blocking socket has nothing yet."""
+    kind, count = _HEAD.unpack((yield from _exactly(sock, _HEAD.size)))
+    sizes = struct.unpack(f"!{count}Q", (yield from _exactly(sock, 8 * count)))
+    parts = []
+    for size in sizes:
+        parts.append((yield from _exactly(sock, size)))  # a comprehension cannot yield
+    return Frame(Kind(kind), parts)
+
+
+def _exactly(sock: socket.socket, count: int) -> Generator[None, None, bytearray]:
+    data = bytearray(count)
+    view, filled = memoryview(data), 0
+    while filled < count:
+        try:
+            got = sock.recv_into(view[filled:])
+        except BlockingIOError:
+            yield
+            continue
+        except ConnectionError as error:
+            raise EOFError("the connection broke") from error
+        if not got:
+            raise EOFError("the other end has closed the connection")
+        filled += got
+    return data
