@@ -6,7 +6,7 @@ from typing import Any
 
 import pytest
 
-from sweep.optimizers import GridOptimizer, OptunaOptimizer, RandomOptimizer, SobolOptimizer
+from sweep.optimizers import BayesianOptimizer, GridOptimizer, OptunaOptimizer, RandomOptimizer, SobolOptimizer
 from sweep.testing.optimizers import OptimizerContract
 
 
@@ -72,3 +72,8 @@ class TestOptunaInstance(OptimizerContract):
 
         inner: Any = optuna.samplers.TPESampler(n_startup_trials=4)
         return OptunaOptimizer(sampler=optuna.samplers.PartialFixedSampler({"depth": 2}, inner))
+
+
+class TestBayesian(OptimizerContract):
+    def make(self) -> BayesianOptimizer:
+        return BayesianOptimizer(n_initial=5)
