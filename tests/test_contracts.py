@@ -23,7 +23,17 @@ import typing_extensions
 from annotated_types import Ge, Len
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from pydantic import BaseModel, ConfigDict, Field, StrictInt, TypeAdapter, ValidationError, field_validator
+from pydantic import (
+    AliasChoices,
+    AliasPath,
+    BaseModel,
+    ConfigDict,
+    Field,
+    StrictInt,
+    TypeAdapter,
+    ValidationError,
+    field_validator,
+)
 from typing_extensions import TypedDict
 
 from sweep.errors import ContractError, ContractViolation
@@ -99,6 +109,21 @@ class Checked(BaseModel):
 class Point:
     x: float
     y: int = 0
+
+
+class Aliased(BaseModel):
+    lr: float = Field(alias="rate")
+    depth: int = Field(validation_alias=AliasChoices("depth_", "deep"))
+    m: int = Field(validation_alias=AliasPath("n", "m"))
+
+
+@dataclasses.dataclass
+class Seeded:
+    x: float
+    seed: dataclasses.InitVar[int] = 0
+
+    def __post_init__(self, seed: int) -> None:
+        self.x += seed
 
 
 class Pair(NamedTuple):
@@ -604,6 +629,20 @@ class TestModel:
         accepted = OutputContract(Open).accept("s", {"lr": 1, "more": 2}, {})
         assert accepted.output.more == 2
         assert accepted.updates == {"lr": 1.0}
+
+    def test_keys_under_which_a_record_is_given(self) -> None:
+        given_by = {"rate": 1, "deep": 2, "n": {"m": 3}}
+        assert OutputContract(Aliased).accept("s", given_by, {}).updates == {"lr": 1.0, "depth": 2, "m": 3}
+        assert OutputContract(Seeded).accept("s", {"x": 1, "seed": 2}, {}).updates == {"x": 3.0}
+
+    def test_unresolvable_fields(self) -> None:
+        @dataclasses.dataclass
+        class Broken:
+            ok: int
+            x: Nowhere  # type: ignore[name-defined]  # noqa: F821  (on purpose)
+
+        with pytest.raises(ContractError, match="the name in x: Nowhere is not known"):
+            OutputContract(Broken)
 
     def test_the_place_is_the_field(self) -> None:
         with pytest.raises(ContractViolation) as caught:

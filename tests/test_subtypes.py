@@ -699,7 +699,7 @@ def accepts(want: Any, value: Any) -> bool:
 
 @pytest.mark.parametrize(("have", "want"), [row[:2] for row in CONCRETE if row[2] is P], ids=told)
 def test_proven_pairs_are_accepted_when_they_run(have: Any, want: Any) -> None:
-    @settings(max_examples=20, deadline=None, database=None, suppress_health_check=list(HealthCheck))
+    @settings(max_examples=12, deadline=None, database=None, suppress_health_check=list(HealthCheck))
     @given(values(have))
     def check(value: Any) -> None:
         assert accepts(want, value), value
@@ -714,7 +714,7 @@ REFUSED = [row[:2] for row in CONCRETE if row[2] is R and row[1] is not typing.N
 def test_refuted_pairs_are_refused_when_they_run(have: Any, want: Any) -> None:
     answers: list[bool] = []
 
-    @settings(max_examples=20, deadline=None, database=None, suppress_health_check=list(HealthCheck))
+    @settings(max_examples=12, deadline=None, database=None, suppress_health_check=list(HealthCheck))
     @given(values(have))
     def check(value: Any) -> None:
         answers.append(accepts(want, value))
@@ -745,7 +745,7 @@ ANNOTATIONS = st.recursive(
 )
 
 
-@settings(max_examples=300, deadline=None, suppress_health_check=list(HealthCheck))
+@settings(max_examples=200, deadline=None, suppress_health_check=list(HealthCheck))
 @given(ANNOTATIONS, ANNOTATIONS, st.data())
 def test_random_pairs_are_sound(have: Any, want: Any, data: st.DataObject) -> None:
     verdict = subtype(have, want)

@@ -19,7 +19,7 @@ from collections.abc import Iterator, Mapping
 from typing import Any, Final, final
 
 import typing_extensions
-from pydantic import BaseModel, RootModel
+from pydantic import AliasChoices, AliasPath, BaseModel, RootModel
 from pydantic.fields import FieldInfo
 
 __all__ = [
@@ -84,12 +84,7 @@ def peel(annotation: Any) -> Any:
 
 def value_of(alias: typing_extensions.TypeAliasType) -> Any:
     """Return what an alias stands for, its own forward references resolved where they can be."""
-    carrier = types.SimpleNamespace(__annotations__={"it": alias.__value__})
-    names = vars(sys.modules.get(alias.__module__ or "", types))
-    try:
-        return typing_extensions.get_type_hints(carrier, names, include_extras=True)["it"]
-    except NameError:
-        return alias.__value__
+    return _hint(alias.__value__, vars(sys.modules.get(alias.__module__ or "", types)))
 
 
 def _bound_of(variable: typing.TypeVar) -> Any:
@@ -203,6 +198,7 @@ class Record:
         fields: Name to annotation, in order.
         required: Names that a mapping must give.
         aliases: Name to the key under which a mapping gives it, where they differ.
+        keys: All keys of a mapping that belong to the record.
         closed: Unknown keys are refused.
         open: Unknown keys are kept and belong to the record.
         custom: User code decides about mappings (validators, constructors).
@@ -212,6 +208,7 @@ class Record:
     cls: type
     fields: dict[str, Any]
     required: frozenset[str]
+    keys: frozenset[str]
     aliases: dict[str, str] = dataclasses.field(default_factory=dict)
     closed: bool = False
     open: bool = False
@@ -222,8 +219,7 @@ class Record:
     def of(cls, annotation: Any) -> Record | None:
         """Read a pydantic model, dataclass, TypedDict or NamedTuple; ``None`` for anything else.
 
-        Raises:
-            NameError: A field's annotation is a forward reference that cannot be resolved.
+        A forward reference that cannot be resolved stays as text.
 
         Example:
             >>> Point = typing.NamedTuple("Point", [("x", int), ("y", int)])
@@ -249,30 +245,57 @@ def _read(cls: type) -> Record | None:
     if typing_extensions.is_typeddict(cls):
         return _read_typed_dict(cls)
     if issubclass(cls, tuple) and hasattr(cls, "_fields"):
-        hints = typing_extensions.get_type_hints(cls, include_extras=True)
+        hints = _hints(cls)
         fields = {name: hints.get(name, Any) for name in cls._fields}
-        return Record(cls, fields, frozenset(fields) - frozenset(getattr(cls, "_field_defaults", ())), closed=True)
+        required = frozenset(fields) - frozenset(getattr(cls, "_field_defaults", ()))
+        return Record(cls, fields, required, frozenset(fields), closed=True)
     return None
+
+
+def _hints(cls: type) -> dict[str, Any]:
+    """Return resolved annotations; where a name is unknown, only that field keeps its text."""
+    try:
+        return typing_extensions.get_type_hints(cls, include_extras=True)
+    except NameError:
+        bases = [vars(base).get("__annotations__", {}) for base in reversed(cls.__mro__)]
+        names = vars(sys.modules.get(cls.__module__, types))
+        return {name: _hint(hint, names) for found in bases for name, hint in found.items()}
+
+
+def _hint(hint: Any, names: dict[str, Any]) -> Any:
+    carrier = types.SimpleNamespace(__annotations__={"it": hint})
+    try:
+        return typing_extensions.get_type_hints(carrier, names, include_extras=True)["it"]
+    except NameError:
+        return hint
 
 
 def _read_model(model: type[BaseModel]) -> Record:
     config, infos = model.model_config, model.model_fields
-    aliases = {
-        name: info.validation_alias for name, info in infos.items() if isinstance(info.validation_alias, str)
-    }
+    aliases = {name: info.validation_alias for name, info in infos.items() if isinstance(info.validation_alias, str)}
     paths = any(not isinstance(info.validation_alias, str | None) for info in infos.values())
+    keys = {key for info in infos.values() for key in _alias_keys(info.validation_alias)}
     by_name = any(config.get(key) for key in ("populate_by_name", "validate_by_name"))
     custom, lenient = _decorated(model)
     return Record(
         model,
         {name: _field_annotation(info) for name, info in infos.items()},
         frozenset(name for name, info in infos.items() if info.is_required()),
+        frozenset(infos) | keys,
         aliases,
         closed=config.get("extra") == "forbid",
         open=config.get("extra") == "allow",
         custom=custom or paths or by_name or model.__init__ is not BaseModel.__init__,
         lenient=lenient or bool(config.get("from_attributes")),
     )
+
+
+def _alias_keys(alias: str | AliasPath | AliasChoices | None) -> set[str]:
+    if isinstance(alias, AliasChoices):
+        return {key for choice in alias.choices for key in _alias_keys(choice)}
+    if isinstance(alias, AliasPath):
+        return {str(alias.path[0])}
+    return set() if alias is None else {alias}
 
 
 def _field_annotation(info: FieldInfo) -> Any:
@@ -288,25 +311,26 @@ def _decorated(cls: type) -> tuple[bool, bool]:
     return any(found) or bool(whole), raw
 
 
-def _read_dataclass(cls: type) -> Record:
-    hints = typing_extensions.get_type_hints(cls, include_extras=True)
-    fields, missing = dataclasses.fields(cls), dataclasses.MISSING
+def _read_dataclass(cls: Any) -> Record:
+    hints, missing = _hints(cls), dataclasses.MISSING
+    fields, keys = dataclasses.fields(cls), frozenset(cls.__dataclass_fields__)  # the keys name the InitVars too
     needed = (f.name for f in fields if f.init and f.default is missing and f.default_factory is missing)
     custom, lenient = _decorated(cls)
-    custom = custom or hasattr(cls, "__post_init__") or not all(field.init for field in fields)
+    special = len(keys) > len(fields) or not all(field.init for field in fields)
+    custom = custom or special or hasattr(cls, "__post_init__")
     annotations = {field.name: hints.get(field.name, Any) for field in fields}
-    return Record(cls, annotations, frozenset(needed), custom=custom, lenient=lenient)
+    return Record(cls, annotations, frozenset(needed), keys, custom=custom, lenient=lenient)
 
 
 def _read_typed_dict(cls: type) -> Record:
     config = getattr(cls, "__pydantic_config__", {})
-    hints = typing_extensions.get_type_hints(cls, include_extras=True)
+    hints = _hints(cls)
     keys: frozenset[str] = cls.__required_keys__  # type: ignore[attr-defined]  # every TypedDict has them
     marks = {name: _marks(hint) for name, hint in hints.items()}  # the keys miss marks inside string annotations
     needed = {name for name, found in marks.items() if typing.Required in found or name in keys}
     required = frozenset(name for name in needed if typing.NotRequired not in marks[name])
     fields = {name: _unmark(hint) for name, hint in hints.items()}
-    return Record(cls, fields, required, closed=config.get("extra") == "forbid")
+    return Record(cls, fields, required, frozenset(fields), closed=config.get("extra") == "forbid")
 
 
 def _marks(hint: Any) -> list[Any]:

@@ -9,6 +9,8 @@ and a bool never becomes a number, at any depth. ``TypeAdapter`` cannot say that
 so the core schema is rewritten: each number node becomes *strict, else guard and
 lax*. The first branch is the fast path and costs nothing measurable; the second,
 with the guard in Python, runs only for values that are not exactly of the type.
+A model that defines its own ``__init__`` is outside the rule: when it is built from a
+mapping, its ``__init__`` runs pydantic's own validation.
 """
 
 from __future__ import annotations
@@ -296,8 +298,8 @@ class FieldContract:
         try:
             self._validate = _build(annotation).validate_python
         except (PydanticUserError, PydanticUndefinedAnnotation, SchemaError, TypeError, NameError) as error:
-            reason = str(error).split("\n\nFor further information", 1)[0]
-            raise ContractError(what, [f"{describe(annotation)} cannot be checked: {reason}"]) from error
+            problem = f"{describe(annotation)} cannot be checked: {_reason(annotation, error)}"
+            raise ContractError(what, [problem]) from error
 
     def validate(self, value: Any, stage: str, hint: str = "") -> Any:
         """Return the value as the contract types it.
@@ -327,6 +329,14 @@ class FieldContract:
 
     def __repr__(self) -> str:
         return f"FieldContract({self.name!r}, {describe(self.annotation)})"
+
+
+def _reason(annotation: Any, error: Exception) -> str:
+    record = Record.of(annotation)
+    unknown = [f"{name}: {hint}" for name, hint in record.fields.items() if isinstance(hint, str)] if record else []
+    if unknown:
+        return f"the name in {', '.join(unknown)} is not known in the module of {describe(annotation)}"
+    return str(error).split("\n\nFor further information", 1)[0]
 
 
 _Place = tuple[int | str, ...]
@@ -487,8 +497,7 @@ class OutputContract:
         updates: dict[str, Any] = {}
         typed_dict = typing_extensions.is_typeddict(record.cls)
         if isinstance(returned, Mapping) and (typed_dict or not isinstance(returned, record.cls)):
-            own = {*record.fields, *record.aliases.values()}
-            extras = {} if record.open else {key: value for key, value in returned.items() if key not in own}
+            extras = {} if record.open else {key: value for key, value in returned.items() if key not in record.keys}
             updates = self._extras(stage, extras, known)
             returned = {key: value for key, value in returned.items() if key not in extras}
         model = whole.validate(returned, stage)
@@ -548,18 +557,12 @@ class OutputContract:
 
 
 def _record(model: Any) -> Record:
-    try:
-        record = Record.of(model)
-    except NameError as error:
-        reason = f"{error}; define the class before the contract"
-        raise ContractError(f"contract {describe(model)}", [reason]) from error
+    record = Record.of(model)
     if record is None:
         told = describe(model) if is_annotation(model) else repr(model)
-        raise ContractError(
-            "through()",
-            [
-                f"{told} has no fields of its own, so it needs a name: .through(result={told}); "
-                "alone stands only a pydantic model, dataclass, TypedDict or NamedTuple"
-            ],
+        reason = (
+            f"{told} has no fields of its own, so it needs a name: .through(result={told}); "
+            "alone stands only a pydantic model, dataclass, TypedDict or NamedTuple"
         )
+        raise ContractError("through()", [reason])
     return record
