@@ -21,6 +21,9 @@ __all__ = ["ADict", "Owner", "Path", "disown", "dotted", "leaves", "seal", "snap
 Path = tuple[Any, ...]
 
 _SCALARS = frozenset({int, float, str, bool, type(None), bytes, complex})
+_LENT = frozenset({list, set})  # what a reader could change in place
+_ABSENT: Any = object()
+_get, _set = dict.get, dict.__setitem__
 
 
 def dotted(path: Iterable[Any]) -> str:
@@ -58,7 +61,7 @@ class Owner(Protocol):
 class _State:
     """What an ADict knows besides its items; one slot, so that one name is taken from the keys."""
 
-    __slots__ = ("auto", "frozen", "home", "owner", "path", "pending", "plain", "reads")
+    __slots__ = ("auto", "frozen", "home", "owner", "path", "pending", "plain", "reads", "watched")
 
     def __init__(self, auto: bool) -> None:
         self.auto = auto
@@ -69,6 +72,13 @@ class _State:
         self.path: Path = ()
         self.pending: dict[Any, ADict] | None = None  # placeholders handed out, by key
         self.reads: set[Any] = set()
+        self.watched = False  # the owner wants to know which values are handed out
+
+    def owned(self, owner: Owner | None, path: Path, auto: bool) -> None:
+        """Belong to an owner from now on, at ``path`` of its tree."""
+        self.owner, self.path, self.auto = owner, path, auto
+        self.watched = owner is not None
+        self.plain = owner is None and self.home is None
 
 
 class _FrozenList(list[Any]):
@@ -80,7 +90,7 @@ class _FrozenList(list[Any]):
         raise ConfigError("this list belongs to a frozen config; build a new one: [*values, more], or cfg.copy()")
 
     __setitem__ = __delitem__ = __iadd__ = __imul__ = _refuse
-    append = extend = insert = pop = remove = clear = sort = reverse = _refuse  # type: ignore[assignment]  # refuses whatever is passed
+    append = extend = insert = pop = remove = clear = sort = reverse = _refuse
 
     def __deepcopy__(self, memo: dict[int, Any]) -> list[Any]:
         return [deepcopy(item, memo) for item in self]
@@ -110,8 +120,8 @@ class _Guarded(dict[Any, Any]):
         if child is None:
             child = state.pending[key] = _blank(True)
             inner = child._adict
-            inner.home, inner.plain = cast(ADict, self), False
-            inner.owner, inner.path = state.owner, (*state.path, key)
+            inner.home = cast(ADict, self)
+            inner.owned(state.owner, (*state.path, key), True)
         return child
 
     def _absent(self, key: Any) -> str:
@@ -122,10 +132,12 @@ class _Guarded(dict[Any, Any]):
         return f"no key {key!r} in {here}{did_you_mean(str(key), (str(name) for name in self.keys()))}"
 
     def __getitem__(self, key: Any) -> Any:
-        value = super().__getitem__(key)
+        value = _get(self, key, _ABSENT)
+        if value is _ABSENT:
+            return self.__missing__(key)
         state = self._adict
         state.reads.add(key)
-        if not state.plain and not state.frozen and state.owner is not None and type(value) not in _SCALARS:
+        if state.watched and type(value) in _LENT and state.owner is not None:
             state.owner.lent(cast(ADict, self), key, value)
         return value
 
@@ -142,7 +154,7 @@ class _Guarded(dict[Any, Any]):
             value = _adopt(value, state, key)
         if state.pending:
             state.pending.pop(key, None)
-        super().__setitem__(key, value)
+        _set(self, key, value)
 
     def __delitem__(self, key: Any) -> None:
         state = self._adict
@@ -276,10 +288,16 @@ class ADict(_Guarded):
         return _blank(True)
 
     def __getattr__(self, name: str) -> Any:
+        value = _get(self, name, _ABSENT)
         state = self._adict
-        if name not in self and (not state.auto or state.frozen or name[:1] == "_" == name[-1:]):
-            raise AttributeError(self._absent(name))
-        return self[name]
+        if value is _ABSENT:
+            if not state.auto or state.frozen or name[:1] == "_" == name[-1:]:
+                raise AttributeError(self._absent(name))
+            return self.__missing__(name)
+        state.reads.add(name)  # as in __getitem__: the path of every cfg.key, kept short
+        if state.watched and type(value) in _LENT and state.owner is not None:
+            state.owner.lent(self, name, value)
+        return value
 
     def __setattr__(self, name: str, value: Any) -> None:
         if name in _METHODS:
@@ -302,7 +320,7 @@ class ADict(_Guarded):
     def freeze(self) -> ADict:
         """Make this config and all its parts raise ``ConfigError`` on every change; return it."""
         state = self._adict
-        state.frozen, state.plain, state.pending = True, False, None
+        state.frozen, state.plain, state.watched, state.pending = True, False, False, None
         for key, value in dict.items(self):
             dict.__setitem__(self, key, _frozen(value))
         return self
@@ -470,9 +488,7 @@ def _is_fresh(value: ADict, state: _State) -> bool:
 
 
 def _settle(node: ADict, owner: Owner | None, path: Path, auto: bool) -> None:
-    state = node._adict
-    state.owner, state.path, state.auto = owner, path, auto
-    state.plain = owner is None
+    node._adict.owned(owner, path, auto)
     for key, value in dict.items(node):
         if isinstance(value, ADict):
             _settle(value, owner, (*path, key), auto)

@@ -21,7 +21,7 @@ from sweep.errors import ConfigError, ConfigFileMissing, MissingExtra, near_miss
 
 __all__ = ["compose_hierarchy"]
 
-_HEADER = re.compile(r"\s*#\s*@package\s*:?\s*(\S+)")
+_HEADER = re.compile(r"\s*#[#\s]*@(\w+)\s+(\S+)\s*")
 _GROUP_KEY = re.compile(r"(?P<flags>(?:(?:optional|override)\s+)*)(?P<path>[^@\s]+)(?:@(?P<package>\S+))?")
 _CHOICE = re.compile(r"\$\{([^}]+)\}")
 _UNSET = "???"  # Hydra's "must be given"
@@ -254,16 +254,16 @@ def _near(name: str, known: Any) -> str:
 
 
 def _header(file: Path | None) -> str | None:
-    """Return the package of a ``# @package`` line among the comments at the top, made absolute."""
+    """Return the package of a ``# @package`` line at the very top, made absolute (another comment ends the header)."""
     if file is None or file.suffix not in (".yaml", ".yml"):
         return None
     for line in files.read_text(file).splitlines():
-        match = _HEADER.match(line)
-        if match is not None:
-            name = match.group(1)
-            return name if name.startswith("_global_") else f"_global_.{name}"
-        if line.strip() and not line.lstrip().startswith("#"):
+        match = _HEADER.fullmatch(line)
+        if match is None and line.strip():
             return None
+        if match is not None and match.group(1) == "package":
+            name = match.group(2)
+            return name if name.startswith("_global_") else f"_global_.{name}"
     return None
 
 

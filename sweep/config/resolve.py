@@ -7,7 +7,6 @@ import warnings
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import PurePath
-from types import FrameType
 from typing import Any, final
 
 from sweep.config import adict as adict_module
@@ -142,8 +141,7 @@ class _Builder:
         self.loans: dict[Path, tuple[ADict, Any, Any, Any]] = {}
         self.asked: dict[Path, View] = {}  # read by a view while nothing had set it
         self.root = ADict.auto()
-        state = self.root._adict
-        state.owner, state.plain = self, False
+        self.root._adict.owned(self, (), True)
 
     # -- layers ---------------------------------------------------------------------------------
 
@@ -266,15 +264,20 @@ class _Builder:
                 "set it above the block, or inside"
             )
         path = (*node._adict.path, key)
-        mark = self.mark()
-        old = dict.get(node, key, REMOVED)
-        if type(value) in _PLAIN and not isinstance(old, ADict):
+        mark: Mark = self.source
+        if mark is None:
+            frame = sys._getframe(2)  # wrote, __setitem__, then perhaps more of ADict's methods
+            while frame.f_globals is _OURS and frame.f_back is not None:
+                frame = frame.f_back
+            mark = (frame.f_code, frame.f_lasti)
+        old = dict.get(node, key)
+        if type(value) in _PLAIN and type(old) is not ADict:
+            layer.writes[path] = (value, mark)
             if layer.kind == "lazy" and path in self.explicit:
-                layer.writes[path] = (value, mark)
                 layer.lost.add(path)
                 return False
-            layer.writes[path] = (value, mark)
             return True
+        old = dict.get(node, key, REMOVED)
         return self.replaced(layer, node, path, old, value, mark)
 
     def replaced(self, layer: Layer, node: ADict, path: Path, old: Any, value: Any, mark: Mark) -> bool:
@@ -313,26 +316,17 @@ class _Builder:
         kept = layer.kind == "lazy" and (path in self.explicit or path in self.protected)
         old = dict.get(node, key)
         gone = [p for p, _ in leaves(old, path)] if isinstance(old, ADict) and old else [path]
-        layer.writes.update({inner: (REMOVED, self.mark()) for inner in gone})
+        layer.writes.update({inner: (REMOVED, self.source) for inner in gone})
         layer.lost.update(gone if kept else ())
         return not kept
 
     def lent(self, node: ADict, key: Any, value: Any) -> None:
-        if type(value) in (list, set):
-            path = (*node._adict.path, key)
-            if path not in self.loans:
-                self.loans[path] = (node, key, value, snapshot(value))
+        path = (*node._adict.path, key)
+        if path not in self.loans:
+            self.loans[path] = (node, key, value, snapshot(value))
 
     def missing(self, path: Path) -> str:
         return f"no key {dotted(path)!r} in {self.name}"
-
-    def mark(self) -> Mark:
-        if self.source is not None:
-            return self.source
-        frame: FrameType | None = sys._getframe(3)
-        while frame is not None and frame.f_globals is _OURS:
-            frame = frame.f_back
-        return None if frame is None else (frame.f_code, frame.f_lasti)
 
     # -- the end --------------------------------------------------------------------------------
 

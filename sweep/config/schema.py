@@ -85,7 +85,7 @@ class Schema:
                 complaint = complaint or error.errors()[0]["msg"]
                 continue
             if _crosses(value, result):
-                complaint = complaint or f"text is no {type(result).__name__}"
+                complaint = complaint or f"{type(value).__name__} is no {type(result).__name__}"
                 continue
             return value if _inner_model(found.annotation) is not None else result
         raise ConfigError(f"{dotted(item.path)!r}{_at(item.source)}: {complaint}, got {item.text or item.value!r}")
@@ -116,7 +116,8 @@ class Schema:
         wrong = [f"{dotted(path)!r}{_at(where(path))}: {text}" for path, text in _crossed(values, result, ())]
         if wrong:
             raise ConfigError("\n".join(wrong))
-        return _freeze(result)
+        _freeze(result)
+        return result
 
     def describe(self) -> dict[str, str]:
         """Return the descriptions of the fields that have one, by dotted key."""
@@ -265,25 +266,26 @@ def frozen_model(model: type[BaseModel]) -> type[BaseModel]:
         "__delattr__": refuse,
         "__reduce_ex__": reduced,
     }
-    return cast("type[BaseModel]", type(model)(model.__name__, (model,), body))
+    metaclass: Any = type(model)
+    return cast("type[BaseModel]", metaclass(model.__name__, (model,), body))
 
 
-def _freeze(value: Any) -> Any:
+def _freeze(value: Any) -> None:
     if hasattr(type(value), "model_fields"):
         for inner in value.__dict__.values():
             _freeze(inner)
-        object.__setattr__(value, "__class__", frozen_model(type(value)))
+        model: Any = type(value)
+        object.__setattr__(value, "__class__", frozen_model(model))
     elif isinstance(value, list | tuple | set):
         for inner in value:
             _freeze(inner)
     elif isinstance(value, Mapping):
         for inner in value.values():
             _freeze(inner)
-    return value
 
 
 def _thawed(model: type[BaseModel], state: Any) -> BaseModel:
     value = model.__new__(model)
     value.__setstate__(state)
-    object.__setattr__(value, "__class__", frozen_model(model))
+    _freeze(value)
     return value

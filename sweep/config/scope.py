@@ -479,7 +479,7 @@ class MultiScope(_Configurable):
         for item in items:
             name = item.path[0]
             if name not in by_name:
-                where = f"{item.source}; a key here begins with the name of its scope"
+                where = f"{item.source}; a key begins with its scope: {next(iter(by_name))}.{item.source}"
                 raise UnknownName("scope", str(name), by_name, where)
             if len(item.path) == 1 and not isinstance(item.value, Mapping):
                 raise ConfigError(f"{item.source!r}: {name!r} is a scope; write {name}.KEY=…")

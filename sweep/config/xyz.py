@@ -69,7 +69,7 @@ def _block(data: Any, indent: str) -> list[str]:
     return lines
 
 
-def _key(key: str) -> str:
+def _key(key: Any) -> str:
     return key if _KEY.fullmatch(key) else json.dumps(key)
 
 
