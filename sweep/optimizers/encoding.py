@@ -50,7 +50,8 @@ class Encoding:
 
     def units(self, params: Sequence[Mapping[str, Any]]) -> Array:
         """Return points (n, d) of the unit cube."""
-        return np.array([self._space.to_unit(each) for each in params], dtype=float).reshape(len(params), self.dimensions)
+        rows = [self._space.to_unit(each) for each in params]
+        return np.array(rows, dtype=float).reshape(len(params), self.dimensions)
 
     def params(self, unit: Array) -> dict[str, Any]:
         """Return the parameters at one point (d,)."""
