@@ -7,6 +7,7 @@ sentence in ``problems``, which ``check()`` lists with all other problems.
 from __future__ import annotations
 
 import collections.abc as abc
+import contextlib
 import dataclasses
 import enum
 import functools
@@ -234,16 +235,8 @@ def _enclosing(code: Any, names: Mapping[str, Any]) -> dict[str, Any]:
         found.update(vars(owner))
         found.update({parameter.__name__: parameter for parameter in getattr(owner, "__type_params__", ())})
     if inspect.isfunction(code):
-        cells = zip(code.__code__.co_freevars, code.__closure__ or (), strict=False)
-        found.update({name: cell.cell_contents for name, cell in cells if _is_filled(cell)})
+        for name, cell in zip(code.__code__.co_freevars, code.__closure__ or (), strict=False):
+            with contextlib.suppress(ValueError):  # an empty cell: the name is assigned later
+                found[name] = cell.cell_contents
     found.update({parameter.__name__: parameter for parameter in getattr(code, "__type_params__", ())})
     return found
-
-
-def _is_filled(cell: types.CellType) -> bool:
-    try:
-        return cell.cell_contents is not types.CellType
-    except ValueError:  # the name is assigned later
-        return False
-
-
