@@ -39,8 +39,9 @@ def fill(
         TypeError: The remaining arguments do not fit the function.
     """
     signature = inspect.signature(function)
-    targets = {} if _complete(signature, args, kwargs) else _targets(function, signature, configs, types, args, kwargs)
-    targets = {parameter: scope for parameter, scope in targets.items() if parameter not in kwargs}
+    targets = _targets(function, signature, configs, types, args, kwargs)
+    callers = {*kwargs, *_given(signature, args, configs)}
+    targets = {parameter: scope for parameter, scope in targets.items() if parameter not in callers}
     rest = [parameter for parameter in signature.parameters.values() if parameter.name not in targets]
     bound = signature.replace(parameters=rest).bind(*args, **kwargs)
     for parameter, scope in targets.items():
@@ -53,15 +54,14 @@ def fill(
     return _split(signature, ordered)
 
 
-def _complete(signature: inspect.Signature, args: Sequence[Any], kwargs: Mapping[str, Any]) -> bool:
-    """Whether the caller gave everything without a default, a config of its own included."""
+def _given(signature: inspect.Signature, args: Sequence[Any], configs: Mapping[str, Any]) -> set[str]:
+    """Return the parameters to which the caller itself gives a config by position."""
     try:
-        signature.bind(*args, **kwargs)
+        bound = signature.bind_partial(*args).arguments
     except TypeError:
-        return False
-    return bool(args or kwargs) and not any(
-        one.default is not one.empty and one.name not in kwargs for one in signature.parameters.values()
-    )
+        return set()
+    kinds = (Mapping, *(type(config) for config in configs.values()))
+    return {name for name, value in bound.items() if isinstance(value, kinds)}
 
 
 def _targets(

@@ -490,17 +490,18 @@ def _coerced(item: Assignment, known: Any) -> Any:
         fits = (lambda: value) if item.text is None else (lambda: value if isinstance(value, str) else item.text)
         wrong = item.text is None and not isinstance(value, str)
     elif isinstance(known, bool):
-        wrong = not isinstance(value, bool)
+        wrong = value not in (0, 1)  # True and False are, too
+        fits = lambda: bool(value)  # noqa: E731  # one of five conversions chosen here
     elif isinstance(known, int | float):
         wrong = isinstance(value, bool) or not isinstance(value, int | float)
         if isinstance(known, float) and type(value) is int:
-            fits = lambda: float(value)  # noqa: E731  # one of four conversions chosen here
+            fits = lambda: float(value)  # noqa: E731  # one of five conversions chosen here
     elif isinstance(known, list | tuple):
         wrong = not isinstance(value, list | tuple)
-        fits = lambda: type(known)(value)  # noqa: E731  # one of four conversions chosen here
+        fits = lambda: type(known)(value)  # noqa: E731  # one of five conversions chosen here
     elif isinstance(known, PurePath):
         wrong = not isinstance(value, str)
-        fits = lambda: type(known)(value)  # noqa: E731  # one of four conversions chosen here
+        fits = lambda: type(known)(value)  # noqa: E731  # one of five conversions chosen here
     else:
         wrong = False
     if wrong:
