@@ -22,7 +22,7 @@ from typing import Any, ParamSpec, TypeVar, final
 import anyio
 from anyio.lowlevel import EventLoopToken, current_token
 
-__all__ = ["LoopThread", "WorkerThreads", "call_in_loop", "current_loop_thread"]
+__all__ = ["LoopThread", "WorkerThreads", "call_in_loop", "current_loop_thread", "post"]
 
 P = ParamSpec("P")
 T = TypeVar("T")
@@ -69,12 +69,12 @@ class LoopThread:
         reply: SimpleQueue[_Outcome] = SimpleQueue()
         context = self._before.copy()
         context.run(_apply, _changes(self._before))
-        _post(self.token, lambda: reply.put(_attempt(context, function, args, {})))
+        post(self.token, lambda: reply.put(_attempt(context, function, args, {})))
         value: T = reply.get().unwrap()
         return value
 
     def _post(self, message: _Request | _Outcome) -> None:
-        _post(self.token, lambda: self._deliver(message))
+        post(self.token, lambda: self._deliver(message))
 
     def _deliver(self, message: _Request | _Outcome) -> None:
         """Hand a message to the waiting task (on the loop's thread)."""
@@ -288,7 +288,7 @@ def _attempt(context: Context, function: Callable[..., Any], args: tuple[Any, ..
         return _Outcome(None, error)
 
 
-def _post(token: EventLoopToken, callback: Callable[[], object]) -> None:
+def post(token: EventLoopToken, callback: Callable[[], object]) -> None:
     """Call back on the loop's thread, soon.
 
     The native calls, because anyio's public ones wait for the answer, which costs a second switch.
@@ -297,9 +297,9 @@ def _post(token: EventLoopToken, callback: Callable[[], object]) -> None:
         concurrent.futures.CancelledError: The loop has ended.
     """
     native: Any = token.native_token
-    post = native.call_soon_threadsafe if hasattr(native, "call_soon_threadsafe") else native.run_sync_soon
+    call = native.call_soon_threadsafe if hasattr(native, "call_soon_threadsafe") else native.run_sync_soon
     try:
-        post(callback)
+        call(callback)
     except RuntimeError as error:  # asyncio: closed loop; trio: RunFinishedError
         raise CancelledError("the event loop of this worker thread has ended") from error
 
