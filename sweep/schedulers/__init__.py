@@ -5,6 +5,8 @@ from __future__ import annotations
 from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
+from sweep.errors import did_you_mean
+
 if TYPE_CHECKING:
     from sweep.schedulers.asha import ASHAScheduler, AsyncHyperbandScheduler
     from sweep.schedulers.base import Decision, Scheduler
@@ -46,7 +48,7 @@ _HOME = {
 def __getattr__(name: str) -> Any:
     """Import a scheduler when it is first named."""
     if name not in _HOME:
-        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}{did_you_mean(name, __all__)}")
     return getattr(import_module(f"{__name__}.{_HOME[name]}"), name)
 
 

@@ -81,4 +81,3 @@ class SynchronousBatchScheduler(Scheduler):
         if trial.status is not Status.PAUSED and trial.number in self._open:
             self._closed = True
             self._open.discard(trial.number)
-
