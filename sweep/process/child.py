@@ -57,6 +57,7 @@ def run(
     functions: list[Callable[..., Any]],
     server: int,
     foreign: list[int],
+    pools: Any,
 ) -> NoReturn:
     """Do the task that comes over the wire, and exit.
 
@@ -66,10 +67,11 @@ def run(
         functions: The preloaded functions.
         server: Process id of the fork server.
         foreign: Descriptors of the server's that are none of ours.
+        pools: threadpoolctl's controller of the loaded libraries, or None.
     """
     code = 70
     try:
-        _settle(note, server, foreign)
+        _settle(note, server, foreign, pools)
         code = _work(connection, functions)
     except SystemExit as error:
         code = _exit_code(error)
@@ -82,7 +84,7 @@ def run(
             os._exit(code)
 
 
-def _settle(note: dict[str, Any], server: int, foreign: list[int]) -> None:
+def _settle(note: dict[str, Any], server: int, foreign: list[int], pools: Any) -> None:
     """Make a process of our own of this copy of the server."""
     os.setsid()
     signal.set_wakeup_fd(-1)
@@ -104,7 +106,7 @@ def _settle(note: dict[str, Any], server: int, foreign: list[int]) -> None:
     faulthandler.enable(file=2)
     if note["gpus"] is not None:
         os.environ["CUDA_VISIBLE_DEVICES"] = ",".join(note["gpus"])
-    _limit_threads(max(1, int(note["cpus"])))
+    _limit_threads(max(1, int(note["cpus"])), pools)
 
 
 def _die_with(server: int) -> None:
@@ -143,15 +145,15 @@ def _flush() -> None:
     ctypes.CDLL(None).fflush(None)
 
 
-def _limit_threads(count: int) -> None:
+def _limit_threads(count: int, pools: Any) -> None:
     """Give the numeric libraries as many threads as the task has cpus; loaded ones and those to come."""
     os.environ.update(dict.fromkeys(_THREADS, str(count)))
-    if "threadpoolctl" in sys.modules:
-        sys.modules["threadpoolctl"].threadpool_limits(count)
+    if pools is not None:
+        pools.limit(limits=count)
     if "torch" in sys.modules:
         sys.modules["torch"].set_num_threads(count)
-    if "numpy" in sys.modules:  # the copies of the server would all draw the same numbers
-        sys.modules["numpy"].random.seed()
+    if "numpy.random" in sys.modules:  # the copies of the server would all draw the same numbers
+        sys.modules["numpy.random"].seed()
 
 
 def _work(connection: socket.socket, functions: list[Callable[..., Any]]) -> int:
@@ -276,9 +278,8 @@ class _PipeSession:
             except EOFError:
                 raise SystemExit("the process that owns this trial is gone") from None
         if answer.kind is Kind.FAULT:
-            error: BaseException = wire.load(answer.parts)
-            self.fault = error
-            raise error
+            self.fault = wire.load_error(answer.parts)
+            raise self.fault
         return answer
 
     def _send(self, kind: Kind, *parts: bytes | memoryview) -> None:

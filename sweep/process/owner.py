@@ -424,7 +424,7 @@ class _Child:
             kind, parts = Kind.ANSWER, wire.dump(await _ask(frame, session, threads))
         except Exception as error:  # noqa: BLE001  # the child's code may handle it
             self._fault = error
-            kind, parts = Kind.FAULT, _dump_fault(error)
+            kind, parts = Kind.FAULT, wire.dump_error(error)
         with suppress(OSError):  # a dead child: the next read finds the end
             await self._wire.send(kind, *parts)
 
@@ -458,15 +458,6 @@ async def _ask(frame: Frame, session: Session, threads: WorkerThreads) -> Any:
         if frame.kind is Kind.LOAD:
             return await threads.run(session.load)
         return await threads.run(session.log_artifact, Path(frame.note()))
-
-
-def _dump_fault(error: Exception) -> list[bytes | memoryview]:
-    try:
-        parts = wire.dump(error)
-        wire.load(parts)  # an exception with arguments of its own may pickle, and not read back
-    except Exception:  # noqa: BLE001  # then its words must do
-        return wire.dump(RuntimeError(f"{type(error).__name__}: {error}"))
-    return parts
 
 
 def _backend() -> str:

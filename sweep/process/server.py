@@ -67,6 +67,7 @@ class _Server:
         self._control = control
         self._owner = os.getppid()
         self._functions: list[Callable[..., Any]] = []
+        self._pools: Any = None  # finding the numeric libraries takes longer than a fork
         self._live: set[_Live] = set()
         self._selector = selectors.DefaultSelector()
         self._wake, wake = os.pipe2(os.O_NONBLOCK | os.O_CLOEXEC) if _LINUX else _pipe()
@@ -142,9 +143,9 @@ class _Server:
         os.dup2(null, 1)  # what the imports print, the owner has printed already
         try:
             functions = wire.load(parts) if parts else []
-            for name in (f"anyio._backends._{backend}", "threadpoolctl" if "numpy" in sys.modules else "json"):
-                if importlib.util.find_spec(name) is not None:
-                    importlib.import_module(name)
+            importlib.import_module(f"anyio._backends._{backend}")
+            if "numpy" in sys.modules and importlib.util.find_spec("threadpoolctl") is not None:
+                self._pools = importlib.import_module("threadpoolctl").ThreadpoolController()
         except BaseException as error:  # noqa: BLE001  # user imports may raise anything; the owner is told
             missing = error.name if isinstance(error, ModuleNotFoundError) else None
             return {"missing": missing, "error": "".join(traceback.format_exception(error))}
@@ -168,6 +169,7 @@ class _Server:
             with warnings.catch_warnings():  # 3.12 warns of threads that an import may have started
                 warnings.simplefilter("ignore", DeprecationWarning)
                 sys.stdout.flush()
+                server = os.getpid()
                 pid = os.fork()
         except OSError as error:
             _tell(handle, {"failed": str(error)})
@@ -175,7 +177,8 @@ class _Server:
             handle.close()
             return
         if pid == 0:
-            child.run(connection, note, self._functions, os.getppid(), [*self._descriptors(), handle.fileno()])
+            foreign = [*self._descriptors(), handle.fileno()]
+            child.run(connection, note, self._functions, server, foreign, self._pools)
         live = _Live(pid, handle, connection, note["memory"])
         self._live.add(live)
         _tell(handle, {"pid": pid})

@@ -24,7 +24,10 @@ __all__ = [
     "Kind",
     "Stream",
     "dump",
+    "dump_error",
     "load",
+    "load_error",
+    "note",
     "receive",
     "send",
 ]
@@ -95,6 +98,31 @@ def load(parts: Parts) -> Any:
         Exception: Whatever unpickling it raises.
     """
     return pickle.loads(parts[0], buffers=parts[1:])  # noqa: S301  # written by our own process at the other end
+
+
+def dump_error(error: BaseException) -> list[bytes | memoryview]:
+    """Return an exception as parts of a frame: its class, arguments and attributes, or else its words.
+
+    Not by its own ``__reduce__``, which calls the constructor with the message, whatever it takes.
+    """
+    try:
+        parts = dump((type(error), error.args, vars(error)))
+        load_error(parts)
+    except Exception:  # noqa: BLE001  # any part of it may refuse, then its words must do
+        return dump((RuntimeError, (f"{type(error).__name__}: {error}",), {}))
+    return parts
+
+
+def load_error(parts: Parts) -> BaseException:
+    """Return the exception that :func:`dump_error` wrote.
+
+    Raises:
+        Exception: Whatever unpickling it raises.
+    """
+    kind, arguments, attributes = load(parts)
+    error: BaseException = kind.__new__(kind, *arguments)
+    vars(error).update(attributes)
+    return error
 
 
 def send(sock: socket.socket, kind: Kind, *parts: bytes | bytearray | memoryview) -> None:
