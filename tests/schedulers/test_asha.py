@@ -463,3 +463,24 @@ def test_the_share_promoted_may_differ_from_the_factor_between_levels() -> None:
 def test_arguments_out_of_range(arguments: dict[str, Any], message: str) -> None:
     with pytest.raises(StrategyError, match=message):
         ASHAScheduler(**arguments)
+
+
+def test_the_highest_rung_goes_first_and_the_lower_bracket() -> None:
+    scheduler = ASHAScheduler(max_epochs=27)
+    trials = _added(scheduler, 9)
+    for trial, step in zip(trials, [1, 1, 1, 3, 3, 3, 9, 9, 9], strict=True):
+        _report(scheduler, trial, step, float(trial.number))
+    ups = [scheduler.next_trial() for _ in range(4)]
+    assert ups == [trials[6], trials[3], trials[0], None]
+
+    scheduler = ASHAScheduler(max_epochs=9, brackets=2, reduction_factor=3)
+    trials = _added(scheduler, 16)
+    firsts = [scheduler.next_decision(trial) for trial in trials]
+    for trial in trials:
+        _report(scheduler, trial, 3, float(-trial.number))  # those of the first bracket skip their first rung
+    bracket = {trial.number: first for trial, first in zip(trials, firsts, strict=True)}
+    ups = []
+    while (up := scheduler.next_trial()) is not None:
+        ups.append(up)
+    assert [bracket[trial.number] for trial in ups] == sorted(bracket[trial.number] for trial in ups)
+    assert {bracket[trial.number] for trial in ups} == {1, 3}

@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 import time
 from fractions import Fraction
+from itertools import pairwise
 
 import pytest
 from hypothesis import given
@@ -21,7 +22,7 @@ def test_levels_multiply_until_the_end(r: int, more: int, eta: int) -> None:
     assert steps[0] == r
     assert steps[-1] == r + more
     assert list(steps) == sorted(set(steps))
-    for low, high in zip(steps[:-2], steps[1:-1], strict=True):
+    for low, high in pairwise(steps[:-1]):
         assert high == low * eta
     if len(steps) > 1:
         assert steps[-2] * eta >= steps[-1]
