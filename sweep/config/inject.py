@@ -60,7 +60,7 @@ def _given(signature: inspect.Signature, args: Sequence[Any], configs: Mapping[s
         bound = signature.bind_partial(*args).arguments
     except TypeError:
         return set()
-    kinds = (Mapping, *(type(config) for config in configs.values()))
+    kinds: tuple[type, ...] = (Mapping, *map(type, configs.values()))
     return {name for name, value in bound.items() if isinstance(value, kinds)}
 
 
@@ -76,7 +76,7 @@ def _targets(
     found: dict[str, str] = {}
     for parameter in signature.parameters.values():
         hint = hints.get(parameter.name)
-        by_type = [scope for scope, model in types.items() if hint is model]
+        by_type = [scope for scope, model in types.items() if _means(hint, model)]
         if len(by_type) == 1:
             found[parameter.name] = by_type[0]
         elif parameter.name in configs and parameter.kind is not inspect.Parameter.VAR_KEYWORD:
@@ -92,7 +92,7 @@ def _targets(
     ]
     names = names[1:] if names[:1] in (["self"], ["cls"]) else names
     free = len(names) - len(args) + (next(iter(signature.parameters), "") in ("self", "cls"))
-    marked = [name for name in names if hints.get(name) is ADict]
+    marked = [name for name in names if _means(hints.get(name), ADict)]
     if len(marked) == 1:
         return {marked[0]: scope}
     keyword = [
@@ -133,8 +133,12 @@ def _all_bound(
 def _hints(function: Callable[..., Any]) -> dict[str, Any]:
     try:
         return get_type_hints(function)
-    except (NameError, TypeError, AttributeError):  # names that exist for type checkers only
-        return {}
+    except (NameError, TypeError, AttributeError):  # names of a local scope, or for type checkers only: their text
+        return dict(inspect.get_annotations(function))
+
+
+def _means(hint: Any, kind: type) -> bool:
+    return hint is kind or hint == kind.__name__
 
 
 def _name(function: Callable[..., Any]) -> str:

@@ -73,7 +73,8 @@ CASES: dict[str, tuple[dict[str, str], list[str], dict[str, Any]]] = {
         {
             "config.yaml": "defaults:\n  - model: resnet50\n  - data: cifar10\nseed: 1\n",
             "experiment/big.yaml": (
-                "# @package _global_\ndefaults:\n  - override /model: resnet101\n  - override /data: imagenet\nseed: 2\n"
+                "# @package _global_\ndefaults:\n  - override /model: resnet101\n"
+                "  - override /data: imagenet\nseed: 2\n"
             ),
         },
         ["+experiment=big"],
@@ -132,7 +133,9 @@ CASES: dict[str, tuple[dict[str, str], list[str], dict[str, Any]]] = {
         {},
     ),
     "hydra's own part": (
-        {"config.yaml": "defaults:\n  - model: resnet50\n  - override hydra/hydra_logging: none\nhydra:\n  run: {dir: x}\n"},
+        {
+            "config.yaml": "defaults:\n  - model: resnet50\n  - override hydra/hydra_logging: none\nhydra:\n  run: {dir: x}\n"
+        },
         [],
         {},
     ),
