@@ -92,16 +92,7 @@ class BayesianOptimizer(ModelOptimizer):
         self._start: list[list[float]] = []
 
     def __getstate__(self) -> dict[str, Any]:
-        state = {**self.__dict__, "_belief": None}
-        state.pop("_encoding", None)
-        return state
-
-    def __setstate__(self, state: Mapping[str, Any]) -> None:
-        self.__dict__.update(state)
-        if self._space is not None:
-            from sweep.optimizers.encoding import Encoding
-
-            self._encoding = Encoding(self._space)
+        return {**self.__dict__, "_belief": None}  # made again from the history
 
     def observe(self, trial: Trial, result: Result) -> None:
         """Learn a result; a later one for the same trial replaces it. A trial outside the space is passed over.

@@ -48,6 +48,9 @@ class Encoding:
         self.categories = np.array([size > 0 for size in sizes], dtype=bool)
         self.width = sum(max(size, 1) for size in sizes)
 
+    def __reduce__(self) -> tuple[type[Encoding], tuple[SearchSpace]]:
+        return Encoding, (self._space,)
+
     def units(self, params: Sequence[Mapping[str, Any]]) -> Array:
         """Return points (n, d) of the unit cube."""
         rows = [self._space.to_unit(each) for each in params]
@@ -79,7 +82,7 @@ class Encoding:
             columns += [np.where((bins == option) & active[name], _HALF, 0.0) for option in range(size)]
         return np.stack(columns, axis=1) if columns else np.zeros((len(snapped), 0))
 
-    def perturb(self, units: Array, scale: float, chance: float, rng: np.random.Generator) -> Array:
+    def perturb(self, units: Array, scale: float | Array, chance: float, rng: np.random.Generator) -> Array:
         """Return neighbours (n, d): each coordinate moved with probability ``chance``, at least one.
 
         Numbers take a Gaussian step of ``scale``, reflected at the borders; categories are drawn anew.

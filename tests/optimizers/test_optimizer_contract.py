@@ -6,7 +6,14 @@ from typing import Any
 
 import pytest
 
-from sweep.optimizers import BayesianOptimizer, GridOptimizer, OptunaOptimizer, RandomOptimizer, SobolOptimizer
+from sweep.optimizers import (
+    BayesianOptimizer,
+    GridOptimizer,
+    OptunaOptimizer,
+    ProteinOptimizer,
+    RandomOptimizer,
+    SobolOptimizer,
+)
 from sweep.testing.optimizers import OptimizerContract
 
 
@@ -77,3 +84,13 @@ class TestOptunaInstance(OptimizerContract):
 class TestBayesian(OptimizerContract):
     def make(self) -> BayesianOptimizer:
         return BayesianOptimizer(n_initial=5)
+
+
+class TestProtein(OptimizerContract):
+    def make(self) -> ProteinOptimizer:
+        return ProteinOptimizer()
+
+
+class TestProteinEI(OptimizerContract):
+    def make(self) -> ProteinOptimizer:
+        return ProteinOptimizer(acquisition="ei", num_random_samples=3)
