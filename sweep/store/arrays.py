@@ -14,6 +14,7 @@ from __future__ import annotations
 import io
 import json
 import math
+import tokenize
 from collections.abc import Iterable, Iterator, Sequence
 from typing import TYPE_CHECKING, Any, BinaryIO, final
 
@@ -71,6 +72,8 @@ def array_refusal(array: numpy.ndarray[Any, Any]) -> str:
         return "an array of dtype object holds anything; give it a real dtype, or return array.tolist()"
     if dtype.kind not in _ARRAY_KINDS:
         return f"the .npy format has no dtype {dtype}; convert the array with astype"
+    if _has_holes(dtype):
+        return "its dtype has unused bytes between fields; use numpy.lib.recfunctions.repack_fields(array)"
     try:
         same = numpy.lib.format.descr_to_dtype(numpy.lib.format.dtype_to_descr(dtype)) == dtype
     except (TypeError, ValueError):
@@ -107,9 +110,11 @@ def read_array(file: BinaryIO) -> numpy.ndarray[Any, Any]:
     """
     import numpy
 
-    array: numpy.ndarray[Any, Any] = numpy.lib.format.read_array(
-        file, allow_pickle=False, max_header_size=_MAX_NPY_HEADER
-    )
+    array: numpy.ndarray[Any, Any]
+    try:
+        array = numpy.lib.format.read_array(file, allow_pickle=False, max_header_size=_MAX_NPY_HEADER)
+    except (SyntaxError, tokenize.TokenError, MemoryError, OverflowError) as error:  # how numpy meets a damaged header
+        raise ValueError(f"these are no .npy bytes: {error}") from error
     return array
 
 
@@ -269,6 +274,16 @@ def _npy_header(array: numpy.ndarray[Any, Any]) -> bytes:
     text = described.encode(coded)
     text += b" " * (-(6 + 2 + width + len(text) + 1) % 64) + b"\n"
     return b"\x93NUMPY" + version + len(text).to_bytes(width, "little") + text
+
+
+def _has_holes(dtype: numpy.dtype[Any]) -> bool:
+    """Tell whether a structured dtype has padding, whose bytes are nobody's (and differ from time to time)."""
+    if dtype.subdtype is not None:
+        return _has_holes(dtype.subdtype[0])
+    if dtype.names is None:
+        return False
+    inner = [dtype[name] for name in dtype.names]
+    return sum(field.itemsize for field in inner) != dtype.itemsize or any(map(_has_holes, inner))
 
 
 def _is_fortran(array: numpy.ndarray[Any, Any]) -> bool:

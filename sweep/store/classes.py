@@ -34,6 +34,7 @@ __all__ = [
     "make_model",
     "make_namedtuple",
     "other_attributes",
+    "remedy",
 ]
 
 _SCRIPTS = frozenset({"__main__", "__mp_main__"})
@@ -47,7 +48,9 @@ def class_path(kind: type) -> str:
         >>> class_path(decimal.Decimal)
         'decimal:Decimal'
     """
-    return f"{kind.__module__}:{kind.__qualname__}"
+    # pydantic puts Box[int] into the module that wrote it first; Box's own module stays the same.
+    generic = vars(kind).get("__pydantic_generic_metadata__") or {}
+    return f"{(generic.get('origin') or kind).__module__}:{kind.__qualname__}"
 
 
 def is_model(kind: type) -> bool:
@@ -197,6 +200,8 @@ def make_model(kind: type, state: Mapping[str, Any], trusted: bool) -> Any:
         raise ValueError(f"{class_path(kind)} is no pydantic model")
     fields, extra = state["fields"], state["extra"]
     _same_names(kind, kind.model_fields, fields)
+    if extra is None and kind.model_config.get("extra") == "allow":
+        extra = {}
     if trusted:
         data = fields["root"] if issubclass(kind, RootModel) else {**fields, **(extra or {})}
         made = kind.model_validate(data, by_alias=False, by_name=True)
@@ -222,6 +227,21 @@ def other_attributes(value: object, fields: Mapping[str, object]) -> dict[str, o
         for name, attribute in getattr(value, "__dict__", {}).items()
         if name not in fields and not isinstance(_static(kind, name), functools.cached_property)
     }
+
+
+def remedy(kind: type) -> str:
+    """Return what to return instead of a value of a type that is not stored, or ``""``."""
+    torch = sys.modules.get("torch")
+    if torch is not None and issubclass(kind, torch.nn.Module | torch.optim.Optimizer):
+        return "return its state_dict()"
+    if kind.__module__.partition(".")[0] == "pandas":
+        return "return value.to_dict('list') or value.to_numpy(), or log it as an artifact"
+    if issubclass(kind, Iterator):
+        return "return list(value)"
+    for plain in (bool, dict, list, tuple, set, frozenset, str, bytes, int, float):
+        if issubclass(kind, plain):
+            return f"its own type would be lost; return {plain.__name__}(value)"
+    return ""
 
 
 def _static(kind: type, name: str) -> object:
@@ -316,7 +336,7 @@ def _fields(kind: type) -> Iterator[object]:
     """Yield the annotations of a class's fields, if it is one that has fields."""
     if is_model(kind):
         yield from (field.annotation for field in kind.model_fields.values())  # type: ignore[attr-defined]  # a model
-        yield from kind.__pydantic_generic_metadata__["args"]  # type: ignore[attr-defined]  # a model
+        yield from getattr(kind, "__pydantic_generic_metadata__", {}).get("args", ())  # BaseModel itself has none
     elif dataclasses.is_dataclass(kind) or is_namedtuple(kind) or typing.is_typeddict(kind):
         try:
             yield from typing.get_type_hints(kind).values()

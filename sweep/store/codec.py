@@ -34,8 +34,7 @@ import json
 import math
 import re
 import reprlib
-import sys
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from typing import Any, TypeAlias, final
 
 from sweep.errors import NotStorable, StoreCorrupt
@@ -51,6 +50,7 @@ from sweep.store.classes import (
     make_model,
     make_namedtuple,
     other_attributes,
+    remedy,
 )
 from sweep.store.parts import PARTS
 
@@ -68,6 +68,7 @@ MAX_DEPTH = 100
 Json: TypeAlias = Any  # what json.dumps takes as it is
 _INT_LIMIT = 1 << 63
 _TAG = '{"$":'  # cannot appear in a text in any other way: quotes inside a string are escaped
+_SURROGATE = re.compile("[\ud800-\udfff]")
 _REFERENCE = re.compile(r'"b":"([0-9a-f]{64}\.[a-z0-9]{1,16})"')
 _FACTORIES: Mapping[str, Any] = {kind.__name__: kind for kind in (bool, dict, float, int, list, set, str)}
 
@@ -101,12 +102,10 @@ def encode(value: object, blobs: BlobSink, expected: object = None, *, place: st
         '{"lr":0.1,"shape":{"$":"tuple","v":[3,4]}}'
     """
     if _is_plain(value, MAX_DEPTH - 1):
-        try:
+        with contextlib.suppress(ValueError):  # NaN or infinity
             text = _JSON.encode(value)
-            if text.isascii() or text.encode():
+            if _is_unicode(text):
                 return text
-        except ValueError:  # NaN or infinity, or a lone surrogate
-            pass
     try:
         return _Encoder(blobs, _classes(expected), place).text(value)
     except RecursionError:  # called with little stack left
@@ -234,7 +233,7 @@ class _Encoder:
             return self._enclosed(value, lambda: self._model(value))
         if dataclasses.is_dataclass(kind):
             return self._enclosed(value, lambda: self._dataclass(value))
-        raise self._refusal(kind, _remedy(kind))
+        raise self._refusal(kind, remedy(kind))
 
     def _refusal(self, kind: type, hint: str) -> NotStorable:
         steps = [_step(form, key) for form, key in self._trail]
@@ -384,7 +383,9 @@ class _Encoder:
         try:
             found = self._classes.find(class_path(kind))
         except StoreCorrupt:
-            hint = "its class stands inside a function; move it to the top of its module, or name it in the contract"
+            hint = (
+                "its class is not to be found by its name; move it to the top of its module, or name it in the contract"
+            )
             raise self._refusal(kind, hint) from None
         if found is not kind:
             raise self._refusal(kind, "another class now has its name; make the value anew")
@@ -434,11 +435,13 @@ class _Encoder:
             raise self._refusal(kind, "return a plain array: numpy.array(value)")
         name = "bool" if kind is numpy.bool_ else kind.__name__
         plain = value.item()
-        if type(plain) in (bool, int, float) and kind.__name__ != "timedelta64" and kind.__name__ != "datetime64":
-            return {"$": "numpy", "v": [name, self.value(plain)]}
-        if isinstance(value, str | bytes):  # as arrays they would lose zeros at their end
-            return {"$": "numpy", "v": [name, self.value(plain)]}
-        return {"$": "numpy", "v": [name, self._array(numpy.asarray(value))]}
+        if isinstance(value, str):  # neither item() nor an array keeps zeros at the end
+            plain = "".join(value)
+        elif isinstance(value, bytes):
+            plain = bytes(value)
+        elif type(plain) not in (bool, int, float) or isinstance(value, numpy.datetime64 | numpy.timedelta64):
+            plain = numpy.asarray(value)
+        return {"$": "numpy", "v": [name, self.value(plain)]}
 
     def _array(self, value: Any) -> Json:
         refused = arrays.array_refusal(value)
@@ -457,7 +460,7 @@ class _Encoder:
         if kind in (torch.dtype, torch.device):
             return {"$": f"torch.{kind.__name__}", "v": [str(value).removeprefix("torch.")]}
         if kind not in (torch.Tensor, torch.nn.Parameter):
-            raise self._refusal(kind, _remedy(kind))
+            raise self._refusal(kind, remedy(kind))
         refused = arrays.tensor_refusal(value)
         if refused:
             raise self._refusal(kind, refused)
@@ -528,32 +531,11 @@ def _step(form: str, key: object) -> str:
 
 
 def _is_unicode(text: str) -> bool:
-    if text.isascii():
-        return True
-    try:
-        text.encode()
-    except UnicodeEncodeError:
-        return False
-    return True
+    return text.isascii() or _SURROGATE.search(text) is None
 
 
 def _base64(data: bytes | bytearray) -> str:
     return base64.b64encode(data).decode("ascii")
-
-
-def _remedy(kind: type) -> str:
-    """Say what to return instead of a value of a type that is often returned by mistake."""
-    torch = sys.modules.get("torch")
-    if torch is not None and issubclass(kind, torch.nn.Module | torch.optim.Optimizer):
-        return "return its state_dict()"
-    if kind.__module__.partition(".")[0] == "pandas":
-        return "return value.to_dict('list') or value.to_numpy(), or log it as an artifact"
-    if issubclass(kind, Iterator):
-        return "return list(value)"
-    for plain in (bool, dict, list, tuple, set, frozenset, str, bytes, int, float):
-        if issubclass(kind, plain):
-            return f"its own type would be lost; return {plain.__name__}(value)"
-    return ""
 
 
 # --- reading ---------------------------------------------------------------------------------------------------------
@@ -632,8 +614,8 @@ class _Decoder:
         if isinstance(plain, numpy.ndarray):
             return plain[()]
         kind = numpy.bool_ if name == "bool" else getattr(numpy, name)
-        if not (isinstance(kind, type) and issubclass(kind, numpy.generic)):
-            raise ValueError(f"{name!r} is no numpy scalar")
+        if not (isinstance(kind, type) and issubclass(kind, numpy.number | numpy.bool_ | numpy.str_ | numpy.bytes_)):
+            raise ValueError(f"{name!r} is no plain scalar of numpy")
         return kind(plain)
 
     def tensor(self, node: Json) -> Any:

@@ -48,6 +48,10 @@ def _time(text: str, zone: datetime.tzinfo | None = None, fold: int = 0) -> date
     return datetime.time.fromisoformat(text).replace(tzinfo=zone, fold=fold)
 
 
+def _deque(bound: int | None, *items: object) -> collections.deque[object]:
+    return collections.deque(items, bound)
+
+
 def _path_kind(kind: type[pathlib.PurePath]) -> Kind:
     return kind.__name__, kind, lambda path: (str(path),), kind
 
@@ -65,7 +69,7 @@ PARTS: tuple[Kind, ...] = (
     ("timezone", datetime.timezone, _timezone_parts, datetime.timezone),
     ("zone", zoneinfo.ZoneInfo, _zone_parts, zoneinfo.ZoneInfo),
     ("uuid", uuid.UUID, lambda value: (str(value),), uuid.UUID),
-    ("deque", collections.deque, lambda items: (list(items), items.maxlen), collections.deque),
+    ("deque", collections.deque, lambda items: (items.maxlen, *items), _deque),
     _path_kind(pathlib.PurePosixPath),
     _path_kind(pathlib.PureWindowsPath),
     _path_kind(pathlib.PosixPath),
