@@ -118,12 +118,17 @@ class Step:
     value: Any
     applied: bool
 
-    def __str__(self) -> str:
-        source = " ".join(dict.fromkeys(part for part in (self.name, self.where) if part))
-        change = f"{_shown(self.before)} → {_shown(self.value)}"
+    @property
+    def source(self) -> str:
+        """Name and place in one text."""
+        return " ".join(dict.fromkeys(part for part in (self.name, self.where) if part))
+
+    @property
+    def change(self) -> str:
+        """What the layer did, in words."""
         if not self.applied:
-            change = f"{_shown(self.value)} lost to the explicit value"
-        return f"{self.kind:<12}  {source:<32}  {change}"
+            return f"{_shown(self.value)} lost to the explicit value"
+        return f"{_shown(self.before)} → {_shown(self.value)}"
 
 
 @final
@@ -139,10 +144,12 @@ class History(tuple[Step, ...]):
         return applied[-1] if applied else REMOVED
 
     def __str__(self) -> str:
+        width = max((len(step.source) for step in self), default=0)
         lines: list[str] = []
         for key in dict.fromkeys(step.key for step in self):
             steps = History(step for step in self if step.key == key)
-            lines += [f"{key} = {_shown(steps.value)}", *(f"  {step}" for step in steps)]
+            lines.append(f"{key} = {_shown(steps.value)}")
+            lines += [f"  {step.kind:<12}  {step.source:<{width}}  {step.change}" for step in steps]
         return "\n".join(lines)
 
 

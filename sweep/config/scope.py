@@ -33,6 +33,8 @@ __all__ = ["MultiScope", "Scope"]
 
 F = TypeVar("F", bound=Callable[..., Any])
 
+_REMEMBERED = 64  # command lines whose config is kept, for tasks that each have their own
+
 # Per task and thread, by scope: the words that scope.parse() was given, the configs in use above
 # the present call, and the scopes being resolved.
 _words: ContextVar[Mapping[Any, tuple[str, ...]]] = ContextVar("sweep_scope_words", default={})  # noqa: B039  # never changed, replaced
@@ -50,10 +52,11 @@ class _Configurable(ABC):
 
     def _begin(self) -> None:
         self._lock = threading.RLock()
-        self._known: tuple[Any, Mapping[Any, Resolution]] | None = None
+        self._known: dict[Any, Mapping[Any, Resolution]] = {}  # by words and views, the latest last
+        self._used: tuple[str, ...] | None = None  # the words of the latest call of a decorated function
 
     def __getstate__(self) -> dict[str, Any]:
-        state = {name: value for name, value in self.__dict__.items() if name not in ("_lock", "_known")}
+        state = {name: value for name, value in self.__dict__.items() if name not in ("_lock", "_known", "_used")}
         return state | {"_parsed": self._argv("__main__")}  # elsewhere sys.argv is somebody else's
 
     def __setstate__(self, state: dict[str, Any]) -> None:
@@ -93,7 +96,7 @@ class _Configurable(ABC):
             SystemExit: The words ask for the manual.
         """
         words = _split(argv)
-        found = self._resolutions(words)
+        found = self._resolutions(words, fresh=True)
         self._parsed = words
         _words.set({**_words.get(), self: words})
         return self._value(found)
@@ -102,15 +105,15 @@ class _Configurable(ABC):
         """Return the frozen config for a command line.
 
         Args:
-            argv: The words; None: what :meth:`parse` was given, else ``sys.argv`` where the views
-                belong to the script that runs, else none.
+            argv: The words, read afresh and used for nothing else; None: what :meth:`parse` was given,
+                else ``sys.argv`` where the views belong to the script that runs, else none.
 
         Raises:
             UnknownName: An unknown key, view, scope or flag.
             ConfigError: Anything else that is wrong, with its place. Nothing is half applied.
             SystemExit: The words ask for the manual.
         """
-        return self._value(self._resolutions(self._argv() if argv is None else _split(argv)))
+        return self._value(self._one(argv))
 
     def why(self, key: str, argv: Sequence[str] | str | None = None) -> History:
         """Return what each layer did to ``key``; ``print`` it.
@@ -177,7 +180,8 @@ class _Configurable(ABC):
             return {scope: above[scope] for scope in self.scopes}
         self._main = function.__name__
         try:
-            return self._resolutions(self._argv(function.__module__))
+            self._used = self._argv(function.__module__)
+            return self._resolutions(self._used)
         except ConfigError as error:
             if getattr(error, "__notes__", None):
                 raise  # a view failed: its lines matter
@@ -198,36 +202,46 @@ class _Configurable(ABC):
         above = _in_use.get()
         if argv is None and all(scope in above for scope in self.scopes):
             return [above[scope] for scope in self.scopes]
-        if argv is None and self not in _words.get() and self._known is not None:
-            return list(self._known[1].values())
-        return list(self._resolutions(self._argv() if argv is None else _split(argv)).values())
+        return list(self._one(argv).values())
+
+    def _one(self, argv: Sequence[str] | str | None) -> Mapping[Any, Resolution]:
+        return self._resolutions(self._argv()) if argv is None else self._resolving(_split(argv))
 
     def _argv(self, module: str | None = None) -> tuple[str, ...]:
         words = _words.get().get(self, self._parsed)
         if words is not None:
             return words
+        if module is None and self._used is not None:
+            return self._used
         if module is None:
             module = next((view.call.__module__ for scope in self.scopes for view in scope.views.values()), "")
         script = hasattr(sys.modules.get("__main__"), "__file__") or sys.argv[:1] == ["-c"]  # no notebook or prompt
         return tuple(sys.argv[1:]) if module == "__main__" and script else ()
 
-    def _resolutions(self, argv: tuple[str, ...]) -> Mapping[Any, Resolution]:
+    def _resolutions(self, argv: tuple[str, ...], *, fresh: bool = False) -> Mapping[Any, Resolution]:
         """Resolve, once for each command line: views run once."""
+        self._refuse_circle()
+        with self._lock:
+            key = (argv, self._version())
+            if fresh or key not in self._known:
+                found = self._resolving(argv)
+                self._known.pop(key, None)
+                self._known = {**dict(list(self._known.items())[1 - _REMEMBERED :]), key: found}
+            return self._known[key]
+
+    def _resolving(self, argv: tuple[str, ...]) -> Mapping[Any, Resolution]:
+        self._refuse_circle()
+        token = _resolving.set((*_resolving.get(), self))
+        try:
+            return self._resolve_all(argv)
+        finally:
+            _resolving.reset(token)
+
+    def _refuse_circle(self) -> None:
         if self in _resolving.get():
             raise ConfigError(
                 "a view of this scope uses the config that it is helping to build; read it from its argument"
             )
-        with self._lock:
-            key = (argv, self._version())
-            if self._known is not None and self._known[0] == key:
-                return self._known[1]
-            token = _resolving.set((*_resolving.get(), self))
-            try:
-                found = self._resolve_all(argv)
-            finally:
-                _resolving.reset(token)
-            self._known = (key, found)
-            return found
 
 
 @final

@@ -134,7 +134,8 @@ CASES: dict[str, tuple[dict[str, str], list[str], dict[str, Any]]] = {
     ),
     "hydra's own part": (
         {
-            "config.yaml": "defaults:\n  - model: resnet50\n  - override hydra/hydra_logging: none\nhydra:\n  run: {dir: x}\n"
+            "config.yaml": "defaults:\n  - model: resnet50\n  - override hydra/hydra_logging: none\n"
+            "hydra:\n  run: {dir: x}\n"
         },
         [],
         {},

@@ -17,10 +17,38 @@ from sweep.config.files import read, write
 from sweep.config.xyz import dumps, loads
 from sweep.errors import ConfigError, ConfigFileMissing
 
-TRAPS = (
-    "true|None|1|1e5|1.|.5|0x1|12:30|2024-01-02|a: b|- a|[x|on|~|null||[Empty Mapping]|0) x|"
-    '"q"| lead|trail |#c|line\nbreak|tab\t|é\u2028\x85|key:|=|<<'
-).split("|")
+TRAPS = [
+    "true",
+    "None",
+    "1",
+    "1e5",
+    "1.",
+    ".5",
+    "0x1",
+    "12:30",
+    "2024-01-02",
+    "a: b",
+    "- a",
+    "[x",
+    "on",
+    "~",
+    "null",
+    "",
+]
+TRAPS += [
+    "[Empty Mapping]",
+    "0) x",
+    '"q"',
+    " lead",
+    "trail ",
+    "#c",
+    "line\nbreak",
+    "tab\t",
+    "é\u2028\x85",
+    "key:",
+    "=",
+    "<<",
+]
 TEXT = st.text(st.characters(exclude_categories=["Cs"]), max_size=12) | st.sampled_from(TRAPS)
 NUMBERS = st.integers(-(2**63), 2**63 - 1) | st.floats()
 SCALARS = st.booleans() | NUMBERS | TEXT

@@ -72,7 +72,7 @@ def test_every_layer_is_named_with_its_line_and_both_values(tmp_path: Path, monk
     assert text == str(steps)
     assert text.splitlines()[0] == "lr = 0.5"
     assert "5.0 lost to the explicit value" in text
-    with pytest.raises(UnknownName, match="did you mean 'model.depth'"):
+    with pytest.raises(UnknownName, match=r"did you mean 'model\.depth'"):
         scope.why("model.dept")
 
 

@@ -121,7 +121,7 @@ def test_wrong_needs() -> None:
         scope.resolve(["b"])
     with pytest.raises(UnknownName, match=r"'bb' \(needed by view 'd'\); there are: a, b"):
         scope.resolve(["d"])
-    with pytest.raises(ConfigError, match="'f' .*needs 'late', which is lazy"):
+    with pytest.raises(ConfigError, match=r"'f' .*needs 'late', which is lazy"):
         scope.resolve(["f"])
 
 
