@@ -206,7 +206,7 @@ class Conductor:
         if not isinstance(trial, Trial):
             raise StrategyError(f"next_trial of the scheduler returned {trial!r}; expected a Trial or None")
         if trial.number >= 0:
-            return ev.Promoted(trial.number)
+            return ev.Promoted(trial.number, trial.step)
         if trial.parent is None:
             raise StrategyError(
                 "next_trial of the scheduler returned a new trial without parent; expected a paused trial, or a new "

@@ -156,9 +156,15 @@ class Suggested:
 @final
 @dataclass(frozen=True, slots=True)
 class Promoted:
-    """The scheduler lets a paused trial go on (also one that is still unwinding after its pause)."""
+    """The scheduler lets a paused trial go on (also one that is still unwinding after its pause).
+
+    Attributes:
+        number: Number of the trial.
+        step: The step at which it paused.
+    """
 
     number: int
+    step: int
 
 
 @final
@@ -323,8 +329,8 @@ def to_data(event: Event) -> dict[str, Any]:
     """Return an event as plain data; ``data["event"]`` names its class.
 
     Example:
-        >>> to_data(Promoted(3))
-        {'event': 'promoted', 'number': 3}
+        >>> to_data(Promoted(3, 9))
+        {'event': 'promoted', 'number': 3, 'step': 9}
     """
     return {"event": _NAMES[type(event)], **_plain(event)}
 
@@ -351,8 +357,8 @@ def from_data(data: Mapping[str, Any]) -> Event:
         KeyError: ``data["event"]`` is no event.
 
     Example:
-        >>> from_data({"event": "promoted", "number": 3})
-        Promoted(number=3)
+        >>> from_data({"event": "promoted", "number": 3, "step": 9})
+        Promoted(number=3, step=9)
     """
     kept = {name: value for name, value in data.items() if name != "event"}
     cls = _EVENTS[data["event"]]

@@ -126,8 +126,10 @@ class Ledger:
         return _HANDLERS[type(event)](self, event, out, made)
 
     def _opened(self, event: ev.Opened, out: list[ev.Effect], _: object) -> bool:
-        """Attempts that nobody ended are over; a finished sweep is open again."""
-        self.workers, self.halt, self.empty_at = event.workers, None, None
+        """Attempts that nobody ended are over; a finished sweep is open again, one that winds down goes on doing so."""
+        self.workers, self.empty_at = event.workers, None
+        if self.finished is not None or (self.halt is not None and self.halt.reason is Reason.BUDGET):
+            self.halt = None  # the budget is looked at again, it may be a larger one
         for trial, status, reason in self._closed:
             self.standing.move(trial, status, reason)
         self._closed, self.finished = [], None
@@ -138,7 +140,7 @@ class Ledger:
             run.entry.busy -= 1
         waiting, self.ready = self.ready, OrderedDict()
         for run in dead:
-            if not run.entry.settled:
+            if not run.entry.settled and self.halt is None:
                 self.standing.move(run.entry.trial, Status.INTERRUPTED, None)
                 self.ready[run.key] = run
         self.ready.update(waiting)
@@ -181,7 +183,7 @@ class Ledger:
 
     def _promoted(self, event: ev.Promoted, _out: list[ev.Effect], _: object) -> bool:
         entry = self._entry(event.number)
-        if entry is None or entry.cancelled is not None:
+        if entry is None or entry.cancelled is not None or entry.trial.step != event.step:
             return False
         if entry.busy:
             if entry.decision is not Decision.PAUSE or entry.promoted:
@@ -243,18 +245,31 @@ class Ledger:
             trial.step = step
             trial.history.append(Report(step, whole))
             if self.smoke:
-                entry.decision = Decision.STOP
+                self.decide(entry, Decision.STOP)
             else:
                 out.append(ev.Judge(trial, step, whole))
                 if event.decision != "continue":
-                    entry.decision = Decision(event.decision)
+                    self.decide(entry, Decision(event.decision))
         if self._limited:
             self._spent(out)
         return True
 
+    def decide(self, entry: Entry, decision: Decision) -> None:
+        """Take STOP or PAUSE for a trial."""
+        entry.decision = decision
+        self._hold(entry)
+
+    def _hold(self, entry: Entry) -> None:
+        """Let no repeat of a trial start that waits for a slot."""
+        for run in entry.runs:
+            self.ready.pop(run.key, None)
+            self.pending.pop(run.key, None)
+
     def _saved(self, event: ev.Saved, out: list[ev.Effect], _: object) -> bool:
         run = self.live.get((event.number, event.run))
-        if run is None or run.attempt != event.attempt:
+        if run is None or run.attempt != event.attempt or event.step < run.at:
+            return False
+        if event.reference == run.checkpoint or (run.next is not None and event.step <= run.next[0]):
             return False
         if event.step > max(run.step, 0):
             run.next = (event.step, event.reference)
@@ -290,6 +305,8 @@ class Ledger:
         return True
 
     def _stop_requested(self, event: ev.StopRequested, out: list[ev.Effect], _: object) -> bool:
+        if self.finished is not None:
+            return False
         if event.number is None:
             self._wind_down(Halt(Status.STOPPED, Reason.USER, "stopped by the user", _BY_USER), out)
             return True
@@ -314,7 +331,10 @@ class Ledger:
             if trial.status.ended:
                 continue
             self._closed.append((trial, trial.status, trial.reason))
+            if trial.status is not Status.PAUSED and trial.history:
+                self._scored(self.entries[trial.number], *cut)
             self.standing.move(trial, cut[0] if trial.attempts else Status.SKIPPED, cut[1])
+            self.standing.judge(trial)
         return True
 
     # ---- what follows ----------------------------------------------------------------------------------------------
@@ -368,6 +388,7 @@ class Ledger:
                 self.standing.move(entry.trial, status, None)
             return
         entry.failure = (_FAILURES[kind], entry.trial.error or "")
+        self._hold(entry)
         for other in entry.runs:
             if other.live:
                 out.append(ev.Cancel(*other.key[:1], other.attempt, other.index, Reason.ERROR))
@@ -376,6 +397,7 @@ class Ledger:
         """End a trial on request: at once, or when its attempts have unwound."""
         unwinding = entry.settled
         entry.cancelled = reason
+        self._hold(entry)
         if not entry.busy:
             self._settle(entry, out)
         elif not unwinding:
@@ -391,9 +413,7 @@ class Ledger:
         verdict = entry.verdict(full, self.halt.trial if self.halt is not None and halted else None)
         if verdict is None:
             return
-        for run in entry.runs:
-            self.ready.pop(run.key, None)
-            self.pending.pop(run.key, None)
+        self._hold(entry)
         rested = trial.status is Status.PAUSED  # and so was scored and observed
         status, reason = verdict if rested else self._scored(entry, *verdict)
         standing.move(trial, status, reason)

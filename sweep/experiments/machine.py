@@ -122,7 +122,7 @@ class Machine:
     def _sleep(self) -> None:
         """Forget what is due: the driver has performed none of it."""
         self._starting: dict[tuple[int, int], Run] = {}
-        self._asked = 0
+        self._ask: ev.Ask | None = None
         self._awake = self._drained = self._finishing = False
 
     # ---- events ----------------------------------------------------------------------------------------------------
@@ -141,8 +141,10 @@ class Machine:
         kind = type(event)
         if isinstance(event, ev.Started):
             self._starting.pop((event.number, event.run), None)
-        elif isinstance(event, ev.Suggested) and event.asked:
-            self._asked = 0
+        elif isinstance(event, ev.Suggested) and event.asked and self._awake:
+            if not self._answers(event):
+                return None
+            self._ask = None
         out: list[ev.Effect] = []
         if not self._ledger.apply(event, out, made):
             return None
@@ -184,22 +186,22 @@ class Machine:
             if not ledger.pending:
                 break
             self._start(ledger.pending.popitem(last=False)[1], out)
-        count = min(room, self._left()) if not self._asked else 0
+        count = min(room, self._left()) if self._ask is None else 0
         if count > 0 and ledger.enqueued < len(self._enqueue):
             params = self._enqueue[ledger.enqueued : ledger.enqueued + int(count)]
             first = len(ledger.entries)
             out.append(ev.Enqueue(tuple(ev.New(first + i, each, "enqueued") for i, each in enumerate(params))))
             return out
         if count > 0 and not self._waiting():
-            self._asked = int(count)
-            out.append(ev.Ask(self._asked, ledger.told))
-        if not ledger.live and not self._starting and not self._asked:
+            self._ask = ev.Ask(int(count), ledger.told)
+            out.append(self._ask)
+        if not ledger.live and not self._starting and self._ask is None:
             self._end(out)
         return out
 
     def decide(self, number: int, decision: Decision) -> None:
         """The answer to a ``Judge``, if it is not CONTINUE; the journaled ``Reported`` carries it too."""
-        self._ledger.entries[number].decision = decision
+        self._ledger.decide(self._ledger.entries[number], decision)
 
     def answer(self, number: int, attempt: int, run: int = 0) -> Decision:
         """Return what an attempt that has just reported is to do; one that is no longer wanted stops."""
@@ -257,7 +259,14 @@ class Machine:
     def _left(self) -> float:
         """Return how many configurations the budget still allows."""
         limit = 1 if self._smoke else self._ledger.budget.trials
-        return math.inf if limit is None else limit - self._ledger.standing.configurations - self._asked
+        return math.inf if limit is None else limit - self._ledger.standing.configurations
+
+    def _answers(self, event: ev.Suggested) -> bool:
+        """Whether this is the answer to the question that is open, and no late or double one."""
+        ask = self._ask
+        if ask is None or (event.asked, event.observed) != (ask.n, ask.observed):
+            return False
+        return not event.trials or event.trials[0].number == len(self._ledger.entries)
 
     def _waiting(self) -> bool:
         """Whether the optimizer had nothing, and has learned nothing since."""
@@ -278,7 +287,8 @@ class Machine:
             free -= 1
         if free > 0:
             new = free - len(ledger.pending)
-            out.append(ev.Place(free, 0 if new <= 0 or self._asked or self._left() <= 0 or self._waiting() else new))
+            open_to_all = self._ask is None and self._left() > 0 and not self._waiting()
+            out.append(ev.Place(free, new if new > 0 and open_to_all else 0))
 
     def _start(self, run: Run, out: list[ev.Effect]) -> None:
         trial, ledger = run.entry.trial, self._ledger
@@ -294,7 +304,7 @@ class Machine:
             return
         if standing.failed and not standing.succeeded:
             last = next(trial for trial in reversed(standing.trials) if trial.status is Status.FAILED)
-            text = f"all {standing.failed} trials failed; the last one, trial {last.number}: {last.error}"
+            text = f"all of the first {standing.failed} trials failed; the last one, trial {last.number}: {last.error}"
             self._finish(Status.FAILED, Reason.ERROR, text, out)
             return
         if self._left() <= 0:
