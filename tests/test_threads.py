@@ -8,9 +8,11 @@ import sys
 import threading
 import time
 from concurrent.futures import CancelledError
+from contextlib import suppress
 from contextvars import ContextVar
 
 import anyio
+import anyio.lowlevel
 import pytest
 
 from sweep.threads import LoopThread, WorkerThreads, call_in_loop, current_loop_thread
@@ -110,7 +112,7 @@ async def test_call_in_loop_runs_on_the_loop_under_the_threads_own_variables() -
     loop_thread = threading.get_ident()
 
     async def inner(x: int) -> tuple[int, int, str, bool]:
-        await anyio.sleep(0)
+        await anyio.lowlevel.checkpoint()
         return 2 * x, threading.get_ident(), VAR.get(), current_loop_thread() is None
 
     def work() -> tuple[object, object]:
@@ -187,7 +189,7 @@ async def test_call_sync_runs_between_two_tasks_on_the_loops_thread() -> None:
 @pytest.mark.anyio
 async def test_a_thread_can_run_a_loop_of_its_own() -> None:
     async def inner() -> str:
-        await anyio.sleep(0)
+        await anyio.lowlevel.checkpoint()
         return "inner"
 
     with WorkerThreads() as threads:
@@ -267,10 +269,8 @@ async def test_a_failed_call_leaves_no_reference_cycle() -> None:
         gc.collect()
         gc.disable()
         try:
-            try:
+            with suppress(ValueError):
                 await threads.run(fail)
-            except ValueError:
-                pass
             await threads.run(int)
             assert not [o for o in gc.get_objects() if isinstance(o, Big)]
         finally:
