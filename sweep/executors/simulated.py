@@ -52,7 +52,7 @@ class Faults:
         jitter: Standard deviation of the logarithm of each step's duration.
         failures: Probability that a step fails (at a random moment of it), which ends the attempt.
         losses: Probability that the host is lost during a step, which ends every attempt on it.
-        host_size: Workers on a host.
+        host_size: Workers on a host; each attempt is placed on a host at random.
         late: Probability that the last report of an attempt comes again after its end.
         double: Probability that a report is delivered twice.
         reordered: Probability that a report which needs no answer is delivered after the next one.
@@ -106,6 +106,8 @@ class Timeline:
         self._heap: list[tuple[float, tuple[int, ...], int, _Waiter]] = []
         self._count = itertools.count()
         self._holds = self._news = 0
+        self._quiet = -1  # the news after which the loop was last seen to have nothing to do
+        self._stirred = False  # somebody was woken who does not hold
         self._led = False
         self._free: anyio.Event | None = None
         self.settled: Callable[[], bool] = lambda: False  # whether nobody could start anything now, held or not
@@ -147,7 +149,11 @@ class Timeline:
         self._news += 1
 
     def release(self) -> None:
-        """Be active no more."""
+        """Be active no more; others may act on what was done."""
+        self._news += 1
+        self._let_go()
+
+    def _let_go(self) -> None:
         self._holds -= 1
         if not self._holds and self._free is not None:
             self._free.set()
@@ -184,7 +190,7 @@ class Timeline:
         if waiter.event is None:
             raise ValueError("this moment has an action: nobody can wait for it")
         if waiter.held:
-            self.release()
+            self._let_go()
         try:
             if self._led:
                 await waiter.event.wait()
@@ -213,7 +219,10 @@ class Timeline:
             self._now = max(self._now, at)
             waiter.fired = True
             if waiter.held:
-                self.acquire()
+                self._holds += 1  # no news: an attempt that goes on to its next step makes nobody start anything
+            else:
+                self._news += 1
+                self._stirred = True
             if waiter.action is not None:
                 waiter.action()
             elif waiter.event is not None:
@@ -238,7 +247,7 @@ class Timeline:
                 self._free = self._free or anyio.Event()
                 await self._free.wait()
                 continue
-            if self.settled():
+            if self._quiet == self._news or (self.settled() and not self._stirred):
                 return
             news = self._news
             for _ in range(_ROUNDS):
@@ -246,19 +255,22 @@ class Timeline:
                 if self._news != news:
                     break
             else:
-                if not self._holds:
-                    return
+                self._quiet, self._stirred = news, False
 
 
 @final
 class _Attempt:
     """One task while it runs: its slot, its own random numbers, and where it stands in virtual time."""
 
-    def __init__(self, owner: SimulatedExecutor, task: Task, session: Session, slot: int, order: int) -> None:
-        self.owner, self.task, self.session, self.slot, self.order = owner, task, session, slot, order
-        trial, attempt = task.facts.get("trial"), task.facts.get("attempt", 1)
-        where = (trial if trial is not None else task.facts.get("path") or order, attempt, task.facts.get("step", 0))
+    def __init__(self, owner: SimulatedExecutor, task: Task, session: Session, count: int) -> None:
+        self.owner, self.task, self.session = owner, task, session
+        facts = task.facts
+        trial = facts.get("trial")
+        where = (facts.get("path", ""), trial, facts.get("attempt", 1), facts.get("step", 0))
+        # Of what happens at one moment the lower trial comes first, in whatever order the loop started its tasks.
+        self.order = (count if trial is None else int(trial), count)
         self.rng = random.Random(repr((owner.seed, *where)))  # noqa: S311  # reproducibility, not secrecy
+        self.host = self.rng.randrange(max(1, (owner.workers or 1) // owner.faults.host_size))
         self.began = owner.clock.now()
         slow = self.rng.random() < owner.faults.stragglers
         self.pace = owner.faults.slowdown if slow else 1.0
@@ -333,7 +345,7 @@ class _Attempt:
             at += seconds
         if at > deadline:
             at, failing = deadline, "timeout"
-        self.waiter = clock.prepare(at, (self.order,), held=True)
+        self.waiter = clock.prepare(at, self.order, held=True)
         await clock.wait(self.waiter)
         self.waiter = None
         if self.failure is None and failing is not None:
@@ -345,7 +357,7 @@ class _Attempt:
     def _strike(self, kind: str) -> None:
         at = f"at {self.owner.clock.now():g} s"
         if kind == "lost":
-            self.owner.lose_host(self.slot)
+            self.owner.lose_host(self.host)
         elif kind == "timeout":
             self.fail(kind, f"the trial overran its time limit of {self.task.resources.time_limit:g} s")
         else:
@@ -463,8 +475,7 @@ class SimulatedExecutor(Executor):
         self.clock = Timeline()
         self.clock.settled = lambda: len(self._running) >= workers
         self.backend = "asyncio"
-        self._running: dict[int, _Attempt] = {}  # by slot
-        self._spare: list[int] = []  # slots that were used and are free
+        self._running: dict[int, _Attempt] = {}  # by order of starts
         self._started = itertools.count()
         self._worked = 0.0
         self._threads: WorkerThreads | None = None
@@ -512,24 +523,22 @@ class SimulatedExecutor(Executor):
             Exception: What the function raised.
         """
         self.backend = _backend()
-        slot = heapq.heappop(self._spare) if self._spare else len(self._running)
-        attempt = self._running[slot] = _Attempt(self, task, session, slot, next(self._started))
+        count = next(self._started)
+        attempt = self._running[count] = _Attempt(self, task, session, count)
         self.clock.acquire()
         try:
             with nullcontext(self._threads) if self._threads is not None else WorkerThreads() as threads:
                 return await attempt.work(threads)
         finally:
-            del self._running[slot]
-            heapq.heappush(self._spare, slot)
+            del self._running[count]
             self._worked += self.clock.now() - attempt.began
             attempt.end()
             self.clock.release()
 
-    def lose_host(self, slot: int) -> None:
-        """Lose the host of a slot: all that runs on it fails now."""
-        host = slot // self.faults.host_size
-        for other, attempt in list(self._running.items()):
-            if other // self.faults.host_size == host:
+    def lose_host(self, host: int) -> None:
+        """Lose a host (from 0): all that runs on it fails now, with ``kind="lost"``."""
+        for attempt in list(self._running.values()):
+            if attempt.host == host:
                 attempt.fail("lost", f"simulated loss of host {host} at {self.clock.now():g} s")
 
 
