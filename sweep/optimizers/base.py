@@ -31,11 +31,13 @@ class Optimizer(ABC):
     Attributes:
         search_space: The space given to the constructor, or None (then the sweep's is used).
         finite: Whether suggestions run out by themselves (a grid); then a sweep needs no budget.
+        cheap: ``suggest`` returns within microseconds and need not be called in a worker thread.
         TUNABLE: Search space of constructor arguments for meta-experiments (plain mapping).
     """
 
     search_space: SearchSpace | None = None
     finite: bool = False
+    cheap: bool = False
     TUNABLE: ClassVar[Mapping[str, Any]] = {}
 
     @abstractmethod

@@ -84,6 +84,7 @@ class SeededOptimizer(Optimizer):
 class IndexedOptimizer(SeededOptimizer):
     """Base of optimizers without history: suggestion ``i`` depends on the seed and ``i`` alone."""
 
+    cheap = True
     _next = 0
 
     def _begin(self) -> None:

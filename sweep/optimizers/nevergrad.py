@@ -1,0 +1,221 @@
+"""Every optimizer of Nevergrad's registry, by name."""
+
+from __future__ import annotations
+
+import random
+from collections.abc import Iterable, Iterator, Mapping
+from contextlib import contextmanager
+from typing import Any, ClassVar, final
+
+from sweep.errors import MissingExtra, StrategyError, UnknownName
+from sweep.optimizers.history import ModelOptimizer, Proposal, Record, State
+from sweep.optimizers.seeding import own_seed
+from sweep.space import Choice, SearchSpace
+from sweep.trial import Trial
+
+__all__ = ["NevergradOptimizer"]
+
+_HUGE = 1e20  # beyond this Nevergrad cuts losses off itself, with a warning for each
+
+
+@final
+class NevergradOptimizer(ModelOptimizer):
+    """Search with an optimizer of Nevergrad.
+
+    Its optimizers cannot take back a result or be given a history, so a replaced result and a resumed sweep
+    replay the trials: asked in order, each told its latest loss before the next is asked. With one worker that is
+    exactly what happened. A failed trial is told as the worst seen before it, an inactive parameter keeps a
+    value that is not used. Nevergrad's own generator is seeded anew for each suggestion; but some of its optimizers
+    draw from numpy's global one, which is therefore seeded for the length of each call into Nevergrad and put
+    back: nothing may draw from it in another thread at that moment.
+
+    Args:
+        search_space: What to search; None: the sweep's.
+        optimizer: A name in ``nevergrad.optimizers.registry``.
+        budget: Trials that will be run, where known; ``"NGOpt"`` chooses its method by it.
+        num_workers: Trials that run at once, where known.
+
+    Raises:
+        MissingExtra: At ``setup``: Nevergrad is not installed.
+        UnknownName: At ``setup``: its registry has no such name.
+        StrategyError: ``budget`` or ``num_workers`` is below 1.
+
+    Example:
+        >>> from sweep.space import SearchSpace, Uniform
+        >>> len(NevergradOptimizer(SearchSpace({"x": Uniform(0, 1)}), "OnePlusOne").suggest(2))  # doctest: +SKIP
+        2
+    """
+
+    TUNABLE: ClassVar[Mapping[str, Any]] = {"optimizer": Choice(["NGOpt", "TwoPointsDE", "CMA", "PSO", "OnePlusOne"])}
+
+    def __init__(
+        self,
+        search_space: SearchSpace | Mapping[str, Any] | None = None,
+        optimizer: str = "NGOpt",
+        *,
+        budget: int | None = None,
+        num_workers: int = 1,
+    ) -> None:
+        super().__init__(search_space)
+        for name, value in {"budget": budget, "num_workers": num_workers}.items():
+            if value is not None and value < 1:
+                raise StrategyError(f"NevergradOptimizer({name}={value}): expected a whole number >= 1")
+        self.optimizer, self.budget, self.num_workers = optimizer, budget, num_workers
+
+    def _begin(self) -> None:
+        super()._begin()
+        self._session: _Session | None = None
+        self._ready()
+
+    def __getstate__(self) -> dict[str, Any]:
+        return {**self.__dict__, "_session": None}  # replayed from the history, which is ours
+
+    def restore(self, trials: Iterable[Trial]) -> None:
+        """Take over the trials of an earlier session by replaying them."""
+        super().restore(trials)
+        self._session = None
+
+    def _ready(self) -> _Session:
+        if self._session is None:
+            self._session = _Session(self.space, self.optimizer, self.budget, self.num_workers, self._seed)
+            for record in self._history.records:
+                self._session.replay(record)
+        return self._session
+
+    def _learned(self, record: Record) -> None:
+        if self._session is not None and not self._session.tell(record):
+            self._session = None
+
+    def _proposals(self, first: int, n: int) -> Iterator[Proposal]:
+        for index in range(first, first + n):
+            yield self._ready().ask(index), {}
+
+
+@final
+class _Session:
+    """One of Nevergrad's optimizers, and which of our trials is which of its candidates."""
+
+    def __init__(self, space: SearchSpace, name: str, budget: int | None, workers: int, seed: int) -> None:
+        try:
+            import nevergrad as ng  # type: ignore[import-untyped]  # it has no types
+            import numpy as np
+        except ImportError as error:
+            raise MissingExtra("NevergradOptimizer", "nevergrad", "nevergrad") from error
+        if name not in ng.optimizers.registry:
+            raise UnknownName("Nevergrad optimizer", name, ng.optimizers.registry)
+        self._space, self._seed = space, seed
+        self._sizes = {
+            name: len(part.options)
+            for name, part in ((each, space[each]) for each in space.dimensions)
+            if isinstance(part, Choice)
+        }
+        with _global_generators(own_seed(seed, 0, "nevergrad start")):
+            self._domain = ng.p.Dict(
+                **{
+                    each: ng.p.Choice(range(self._sizes[each]))
+                    if each in self._sizes
+                    else ng.p.Scalar(init=0.5, lower=0.0, upper=1.0)
+                    for each in space.dimensions
+                }
+            )
+            self._domain.random_state = np.random.RandomState(0)  # its own, seeded for each suggestion
+            self._optimizer = ng.optimizers.registry[name](self._domain, budget=budget, num_workers=workers)
+        self._candidates: dict[int, Any] = {}
+        self._told: set[int] = set()
+        self._worst: list[float] | None = None
+
+    def ask(self, index: int) -> dict[str, Any]:
+        """Return the parameters of suggestion ``index``."""
+        seed = own_seed(self._seed, index, "nevergrad")
+        self._domain.random_state.seed(_words(seed))
+        with _global_generators(seed):
+            candidate = self._optimizer.ask()
+        self._candidates[index] = candidate
+        return self._space.from_unit([self._place(name, candidate.value[name]) for name in self._space.dimensions])
+
+    def tell(self, record: Record) -> bool:
+        """Tell a result; False: it cannot be told, or taken back, any more."""
+        if record.index < 0:
+            return self._tell_foreign(record)
+        if record.index in self._told:
+            return False
+        loss = self._loss(record)
+        if loss is not None:
+            self._tell(self._candidates[record.index], loss)
+            self._told.add(record.index)
+        return True
+
+    def replay(self, record: Record) -> None:
+        """Ask and tell what was asked and told in an earlier session."""
+        if record.index >= 0:
+            self.ask(record.index)
+            given = self._spawn(record)
+            if self._values(given) != self._values(self._candidates[record.index]):
+                self._candidates[record.index] = given  # several workers: it was asked with other results known
+        self.tell(record)
+
+    def _values(self, candidate: Any) -> dict[str, Any]:
+        return self._space.from_unit([self._place(name, candidate.value[name]) for name in self._space.dimensions])
+
+    def _tell_foreign(self, record: Record) -> bool:
+        """Tell the result of somebody else's trial, once."""
+        key = -1 - id(record)
+        if key in self._told:
+            return False
+        loss = self._loss(record)
+        if loss is not None:
+            self._tell(self._spawn(record), loss)
+            self._told.add(key)
+        return True
+
+    def _tell(self, candidate: Any, loss: Any) -> None:
+        with _global_generators(own_seed(self._seed, len(self._told), "nevergrad tell")):
+            self._optimizer.tell(candidate, loss)
+
+    def _spawn(self, record: Record) -> Any:
+        """Return a candidate with a record's parameters."""
+        units = dict(zip(self._space.dimensions, self._space.to_unit(record.params), strict=True))
+        value = {
+            name: min(int(unit * self._sizes[name]), self._sizes[name] - 1) if name in self._sizes else unit
+            for name, unit in units.items()
+        }
+        return self._domain.spawn_child(new_value=value)
+
+    def _loss(self, record: Record) -> Any:
+        """Return what to tell, or None: nothing."""
+        if record.state is State.SEEN:
+            losses = [min(max(loss, -_HUGE), _HUGE) for loss in record.losses]
+            worst = self._worst or losses
+            self._worst = [max(pair) for pair in zip(worst, losses, strict=True)]
+        elif record.state is State.FAILED and self._worst is not None:
+            losses = list(self._worst)
+        else:
+            return None
+        return losses[0] if len(losses) == 1 else losses
+
+    def _place(self, name: str, value: Any) -> float:
+        """Return the unit coordinate of one of Nevergrad's values."""
+        size = self._sizes.get(name)
+        return min(max(float(value), 0.0), 1.0) if size is None else (int(value) + 0.5) / size
+
+
+def _words(seed: int) -> list[int]:
+    return [(seed >> shift) % 2**32 for shift in range(0, 160, 32)]
+
+
+@contextmanager
+def _global_generators(seed: int) -> Iterator[None]:
+    """Seed the global generators for the length of one call into Nevergrad, and put them back.
+
+    Several of its optimizers draw from numpy's global generator, which they offer no way to replace.
+    """
+    import numpy as np
+
+    ours, theirs = random.getstate(), np.random.get_state()
+    random.seed(seed)
+    np.random.seed(_words(seed))
+    try:
+        yield
+    finally:
+        random.setstate(ours)
+        np.random.set_state(theirs)
