@@ -1,0 +1,99 @@
+"""Durable, typed, recursive experiments for machine learning.
+
+Every name is imported where it is first used, so that ``import sweep`` is cheap.
+"""
+
+from __future__ import annotations
+
+from importlib import import_module
+from typing import TYPE_CHECKING, Any
+
+from sweep import errors
+
+if TYPE_CHECKING:
+    from sweep.context import Context
+    from sweep.experiments.base import Experiment
+    from sweep.experiments.result import RunResult
+    from sweep.experiments.sweep import SweepExperiment
+    from sweep.experiments.sweepresult import SweepResult
+    from sweep.pipeline.builder import Pipeline
+    from sweep.pipeline.nodes import Cache, Retry, ref
+    from sweep.pipeline.state import State
+    from sweep.space import (
+        Choice,
+        Constant,
+        Integer,
+        LogInteger,
+        LogNormal,
+        LogUniform,
+        Normal,
+        Ordinal,
+        SearchSpace,
+        Uniform,
+    )
+    from sweep.store.writer import open_store
+    from sweep.trial import Budget, Resources, Result, Status, Trial
+
+__version__ = "0.1.0"
+
+__all__ = [
+    "Budget",
+    "Cache",
+    "Choice",
+    "Constant",
+    "Context",
+    "Experiment",
+    "Integer",
+    "LogInteger",
+    "LogNormal",
+    "LogUniform",
+    "Normal",
+    "Ordinal",
+    "Pipeline",
+    "Resources",
+    "Result",
+    "Retry",
+    "RunResult",
+    "SearchSpace",
+    "State",
+    "Status",
+    "SweepExperiment",
+    "SweepResult",
+    "Trial",
+    "Uniform",
+    "errors",
+    "open_store",
+    "ref",
+]
+
+_HOMES = {
+    "context": ("Context",),
+    "experiments.base": ("Experiment",),
+    "experiments.result": ("RunResult",),
+    "experiments.sweep": ("SweepExperiment",),
+    "experiments.sweepresult": ("SweepResult",),
+    "pipeline.builder": ("Pipeline",),
+    "pipeline.nodes": ("Cache", "Retry", "ref"),
+    "pipeline.state": ("State",),
+    "space": (
+        "Choice", "Constant", "Integer", "LogInteger", "LogNormal", "LogUniform", "Normal", "Ordinal", "SearchSpace",
+        "Uniform",
+    ),
+    "store.writer": ("open_store",),
+    "trial": ("Budget", "Resources", "Result", "Status", "Trial"),
+}  # fmt: skip
+_HOME = {name: home for home, names in _HOMES.items() for name in names}
+
+
+def __getattr__(name: str) -> Any:
+    """Import a public name where it is first used."""
+    if name not in _HOME:
+        raise AttributeError(f"module 'sweep' has no attribute {name!r}{errors.did_you_mean(name, __all__)}")
+    value = getattr(import_module(f"sweep.{_HOME[name]}"), name)
+    globals()[name] = value
+    return value
+
+
+def __dir__() -> list[str]:
+    """Return the public names."""
+    return __all__

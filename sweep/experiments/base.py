@@ -26,7 +26,7 @@ from sweep.store.runs import children
 from sweep.store.writer import Durability
 from sweep.trial import Budget
 
-__all__ = ["Experiment"]
+__all__ = ["Experiment", "field_annotations"]
 
 
 class Experiment:
@@ -68,7 +68,7 @@ class Experiment:
     def __init__(self, *, name: str | None = None, store: str | Path | None = None, **fields: Any) -> None:
         self.name = name or type(self).__name__
         self.store = store
-        annotations = _annotations(type(self))
+        annotations = field_annotations(type(self))
         unknown = [f"unknown field {key!r}{did_you_mean(key, annotations) or _there_are(annotations)}" for key in fields if key not in annotations]
         if unknown:
             raise ContractError(f"{type(self).__name__}(…)", unknown)
@@ -99,11 +99,11 @@ class Experiment:
     @property
     def fields(self) -> dict[str, Any]:
         """Values of the fields by name; a required one without a value is left out."""
-        found = {key: getattr(self, key) for key in _annotations(type(self)) if hasattr(self, key)}
+        found = {key: getattr(self, key) for key in field_annotations(type(self)) if hasattr(self, key)}
         return {**{key: value for key, value in self._arguments.items() if key not in found}, **found}
 
     def _field_types(self) -> dict[str, Any]:
-        return {**{name: Any for name in self._arguments}, **_annotations(type(self))}
+        return {**{name: Any for name in self._arguments}, **field_annotations(type(self))}
 
     def check(self, strict: bool = False) -> Experiment:
         """Build it: everything is checked, nothing runs.
@@ -228,7 +228,7 @@ class Experiment:
             object.__setattr__(self, "_running", self._running - 1)
 
 
-def _annotations(cls: type) -> dict[str, Any]:
+def field_annotations(cls: type) -> dict[str, Any]:
     """Return the annotated public class attributes of a class and its bases, below Experiment."""
     found: dict[str, Any] = {}
     for base in reversed(cls.__mro__):

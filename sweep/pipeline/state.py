@@ -70,6 +70,11 @@ class State(Deferred):
         except KeyError:
             raise MissingField(name, list(self._fields)) from None
 
+    def _asdict(self) -> dict[str, Any]:
+        """Return the fields as a new dict."""
+        self._require_finished()
+        return dict(self._fields)
+
     def __setattr__(self, name: str, value: object) -> None:
         raise AttributeError(f"a State is read-only: return {{{name!r}: …}} from the stage instead of assigning it")
 

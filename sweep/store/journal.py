@@ -91,12 +91,18 @@ class Journal:
 
     def replace(self, key: str, kind: str, text: str) -> None:
         """Queue an outcome that takes the place of an earlier one, whose blobs go after the commit."""
-        rows = self.store.rows("SELECT digest FROM blob WHERE run_id=? AND key=?", (self.run_id, key))
-        old = {row[0] for row in rows}
-        kept = references(text) if "$" in text else set()
-        self.store.add("DELETE FROM blob WHERE run_id=? AND key=?", (self.run_id, key))
+        self._release(key, references(text) if "$" in text else set())
         self.put(key, kind, text)
-        gone = old - set(kept)
+
+    def discard(self, key: str) -> None:
+        """Queue the removal of an outcome; its blobs go after the commit."""
+        self._release(key, set())
+        self.store.add("DELETE FROM journal WHERE run_id=? AND key=?", (self.run_id, key))
+
+    def _release(self, key: str, kept: set[str]) -> None:
+        rows = self.store.rows("SELECT digest FROM blob WHERE run_id=? AND key=?", (self.run_id, key))
+        self.store.add("DELETE FROM blob WHERE run_id=? AND key=?", (self.run_id, key))
+        gone = {row[0] for row in rows} - kept
         if gone:
             self.store.after_commit(lambda: self._drop(gone))
 

@@ -29,7 +29,7 @@ from sweep.errors import RunLocked, RunNotFound, StoreCorrupt, StoreError, Store
 from sweep.store.ddl import SCHEMA_VERSION, statements
 from sweep.store.ownership import LockFile, network_file_system
 
-__all__ = ["Durability", "Store", "default_store"]
+__all__ = ["Durability", "Store", "default_store", "open_store"]
 
 Durability = Literal["process", "power"]
 _TABLES = frozenset({"run", "journal", "metric", "blob", "definition"})
@@ -73,7 +73,7 @@ class Store:
         self.durability: Durability = durability
         self._mutex = threading.RLock()
         self._pid = os.getpid()
-        self._queue: list[tuple[str, Sequence[Any]]] = []
+        self._queue: list[tuple[str, Sequence[Any], Callable[[int], None] | None]] = []
         self._after: list[Callable[[], None]] = []
         self._owned: dict[int, int] = {}
         self._definitions: dict[str, int] = {}
@@ -158,10 +158,10 @@ class Store:
 
     # ------------------------------------------------------------ writing
 
-    def add(self, statement: str, parameters: Sequence[Any]) -> None:
-        """Queue a statement for the next commit."""
+    def add(self, statement: str, parameters: Sequence[Any], inserted: Callable[[int], None] | None = None) -> None:
+        """Queue a statement for the next commit; ``inserted`` then gets the id of the new row."""
         with self._mutex:
-            self._queue.append((statement, parameters))
+            self._queue.append((statement, parameters, inserted))
 
     def after_commit(self, action: Callable[[], None]) -> None:
         """Call ``action`` once the statements queued so far are committed."""
@@ -179,11 +179,15 @@ class Store:
             if not self._queue:
                 return
             self._same_process()
-            queue = self._queue
+            rows: list[tuple[Callable[[int], None], int]] = []
             with self._transaction() as connection:
-                for statement, parameters in queue:
-                    connection.execute(statement, parameters)
+                for statement, parameters, inserted in self._queue:
+                    cursor = connection.execute(statement, parameters)
+                    if inserted is not None:
+                        rows.append((inserted, cursor.lastrowid or 0))
             self._queue = []
+            for inserted, row_id in rows:
+                inserted(row_id)
             actions, self._after = self._after, []
         for action in actions:
             action()
@@ -305,6 +309,15 @@ class Store:
     def _same_process(self) -> None:
         if os.getpid() != self._pid:
             raise StoreError(f"{self.path} was opened before a fork; open it again in the child process")
+
+
+def open_store(path: str | Path | None = None) -> Store:
+    """Open an existing store for reading; close it, or use it as a context manager.
+
+    Raises:
+        StoreError: There is no such store.
+    """
+    return Store(path, create=False, readonly=True)
 
 
 def _quoted(path: Path) -> str:

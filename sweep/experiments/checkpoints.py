@@ -1,0 +1,65 @@
+"""Which checkpoints of a sweep are kept: the latest of each live trial, the best three of the rest."""
+
+from __future__ import annotations
+
+from collections import Counter
+from typing import final
+
+from sweep.experiments.machine import Machine
+from sweep.store.journal import Journal
+from sweep.store.writer import Store
+from sweep.trial import Trial
+
+__all__ = ["Checkpoints"]
+
+_BEST = 3
+
+
+@final
+class Checkpoints:
+    """Counts who needs which checkpoint and drops those that nobody needs any more.
+
+    Args:
+        store: The open store.
+        root_id: Root of the tree, which owns the blobs.
+        machine: The sweep; what it refers to now is taken over.
+    """
+
+    def __init__(self, store: Store, root_id: int, machine: Machine) -> None:
+        self._store, self._root_id, self._machine = store, root_id, machine
+        self._held: dict[tuple[int, int], str] = {}
+        self._users: Counter[str] = Counter()
+        self._best: list[tuple[float, int]] = []
+        for trial in machine.trials:
+            self.update(trial.number)
+            if trial.status.ended:
+                self.ended(trial)
+
+    def update(self, number: int, run: int = 0) -> None:
+        """Take note of the checkpoint that a trial goes on from now."""
+        found = self._machine.checkpoint(number, run)
+        if found is not None:
+            self._hold((number, run), found[1])
+
+    def ended(self, trial: Trial) -> None:
+        """A trial will not go on: keep its checkpoint only if it is among the best three."""
+        if (trial.number, 0) not in self._held:
+            return
+        loss = self._machine.standing.objectives[0].loss(trial.score) if trial.score is not None else float("inf")
+        self._best = sorted([*self._best, (loss, trial.number)])
+        if len(self._best) > _BEST:
+            _, number = self._best.pop()
+            for key in [key for key in self._held if key[0] == number]:
+                self._hold(key, None)
+
+    def _hold(self, key: tuple[int, int], reference: str | None) -> None:
+        old = self._held.pop(key, None)
+        if reference is not None:
+            self._held[key] = reference
+            self._users[reference] += 1
+        if old is not None:
+            self._users[old] -= 1
+            if self._users[old] <= 0:
+                del self._users[old]
+                row, _, name = old.partition(":")
+                Journal(self._store, int(row), self._root_id, fresh=True).discard(name)

@@ -1,0 +1,68 @@
+"""Constraints on parameters, for any optimizer: infeasible suggestions are told to it and asked again."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any, final
+
+from sweep.errors import StrategyError
+from sweep.optimizers.base import Optimizer
+from sweep.space import SearchSpace
+from sweep.trial import Objective, Result, Trial
+
+__all__ = ["Constrained"]
+
+_PATIENCE = 1000
+
+
+@final
+class Constrained(Optimizer):
+    """Keeps infeasible suggestions from the sweep.
+
+    It has no ``restore``: a resumed sweep repeats the calls, rejections included, so that the
+    wrapped optimizer stands where it stood.
+    """
+
+    def __init__(self, inner: Optimizer, constraints: Sequence[Callable[[Mapping[str, Any]], float]]) -> None:
+        self.inner, self.constraints = inner, constraints
+        self.finite = bool(getattr(inner, "finite", False))
+        self.search_space = getattr(inner, "search_space", None)
+
+    def setup(self, space: SearchSpace, objectives: Sequence[Objective], seed: int) -> None:
+        """Hand on."""
+        self.inner.setup(space, objectives, seed)
+
+    def suggest(self, n: int) -> list[Trial]:
+        """Return up to ``n`` feasible trials.
+
+        Raises:
+            StrategyError: A thousand suggestions in a row were infeasible.
+        """
+        found: list[Trial] = []
+        rejected = 0
+        while len(found) < n:
+            trials = self.inner.suggest(n - len(found))
+            if not trials:
+                break
+            for trial in trials:
+                broken = self._broken(trial.params)
+                if broken is None:
+                    found.append(trial)
+                    continue
+                rejected += 1
+                self.inner.observe(trial, Result(math.nan, failure=f"infeasible: {broken}", trial=trial))
+                if rejected >= _PATIENCE:
+                    raise StrategyError(f"{rejected} suggestions in a row were infeasible, the last by {broken}: {trial.params}")
+        return found
+
+    def observe(self, trial: Trial, result: Result) -> None:
+        """Hand on."""
+        self.inner.observe(trial, result)
+
+    def _broken(self, params: Mapping[str, Any]) -> str | None:
+        for constraint in self.constraints:
+            value = constraint(params)
+            if not value <= 0:
+                return f"{getattr(constraint, '__name__', constraint)} = {value!r} > 0"
+        return None

@@ -1,0 +1,414 @@
+"""Drives a sweep: commits the machine's events, then performs its effects.
+
+Reports come from any thread and are answered under one lock; strategies are called one at a
+time by one task, ``suggest`` in a worker thread; each attempt is one task.
+"""
+
+from __future__ import annotations
+
+import threading
+import traceback
+from collections import deque
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, final
+
+import anyio
+from anyio.lowlevel import EventLoopToken, current_token
+
+from sweep.clock import current_clock
+from sweep.errors import NotStorable, StoreError, StrategyError, TrialFailed, TrialPaused, TrialStopped
+from sweep.executors.base import Executor, Task
+from sweep.experiments import events as ev
+from sweep.experiments.checkpoints import Checkpoints
+from sweep.experiments.conductor import Conductor, Step
+from sweep.experiments.eventlog import EventLog
+from sweep.experiments.objective import FunctionObjective, Objective, number_of
+from sweep.optimizers.base import Optimizer
+from sweep.pipeline.runtime import Activation, Frame, Handle, Root
+from sweep.store.journal import Journal
+from sweep.store.runs import segment
+from sweep.threads import post
+from sweep.trial import Decision, Resources, Trial
+
+__all__ = ["Driver"]
+
+_FLUSH = 0.5
+
+
+@final
+@dataclass(slots=True)
+class Driver:
+    """One session of work on one sweep.
+
+    Attributes:
+        root: What the tree shares.
+        handle: The sweep's own durable run.
+        conductor: Machine and scheduler.
+        optimizer: Set up and restored.
+        objective: Checked against the space.
+        executor: Where leaf functions run.
+        resources: What a trial occupies unless the scheduler says otherwise.
+        log: The sweep's events in the store.
+        hooks: Global hooks in force.
+    """
+
+    root: Root
+    handle: Handle
+    conductor: Conductor
+    optimizer: Optimizer
+    objective: Objective
+    executor: Executor
+    resources: Resources
+    log: EventLog
+    hooks: tuple[Mapping[str, Any], ...] = ()
+    checkpoints: Checkpoints | None = None
+    _mutex: Any = field(default_factory=threading.RLock)
+    _effects: deque[Any] = field(default_factory=deque)
+    _calls: deque[Any] = field(default_factory=deque)
+    _scopes: dict[tuple[int, int], anyio.CancelScope] = field(default_factory=dict)
+    _wake: anyio.Event = field(default_factory=anyio.Event)
+    _strategy: anyio.Event = field(default_factory=anyio.Event)
+    _token: EventLoopToken | None = None
+    _thread: int = 0
+    _finish: ev.Finish | None = None
+    _flushed: float = 0.0
+    _failure: BaseException | None = None
+    _saves: int = 0
+
+    # ------------------------------------------------------------ the loop
+
+    async def run(self) -> ev.Finish:
+        """Work until the sweep is over; returns how it ended.
+
+        Raises:
+            StrategyError: A strategy broke its protocol.
+            StoreError: The store cannot be written.
+        """
+        self._token, self._thread = current_token(), threading.get_ident()
+        self._flushed = current_clock().now()
+        try:
+            async with self.executor.open(self.objective.functions()), anyio.create_task_group() as tasks:
+                tasks.start_soon(self._strategist)
+                tasks.start_soon(self._ticker)
+                self.submit(self.conductor.wake)
+                await self._perform(tasks)
+                tasks.cancel_scope.cancel()
+        finally:
+            with self._mutex:
+                self._interrupt_rest()
+        if self._finish is None:
+            raise StrategyError("the sweep ended without a reason")
+        return self._finish
+
+    async def _perform(self, tasks: Any) -> None:
+        while self._finish is None:
+            if not self._effects:
+                await self._wake.wait()
+            self._wake = anyio.Event()
+            if self._failure is not None:
+                raise self._failure
+            while self._effects:
+                effect = self._effects.popleft()
+                if isinstance(effect, ev.Start):
+                    tasks.start_soon(self._attempt, effect)
+                elif isinstance(effect, ev.Cancel):
+                    scope = self._scopes.get((effect.number, effect.run))
+                    if scope is not None:
+                        scope.cancel()
+                elif isinstance(effect, ev.Finish):
+                    self._finish = effect
+                else:
+                    self._calls.append(effect)
+                    self._strategy.set()
+
+    def submit(self, call: Callable[..., Step], *args: Any) -> Step:
+        """Let the conductor take something, commit what came of it, and hand its effects on."""
+        with self._mutex:
+            step = call(*args)
+            clock = current_clock()
+            if step.events:
+                self.log.write(step.events, self.conductor.machine.trials, clock.wall())
+                self._retain(step.events)
+                decisive = any(not isinstance(event, ev.Reported) or event.decision != "continue" for event in step.events)
+                if decisive or clock.now() - self._flushed > _FLUSH:
+                    self.handle.store.commit()
+                    self._flushed = clock.now()
+                if self.root.stream:
+                    self._announce(step.events)
+        if step.effects:
+            self._hand_on(step.effects)
+        return step
+
+    def _retain(self, events: Sequence[ev.Event]) -> None:
+        """Drop checkpoints that these events have made useless."""
+        if self.checkpoints is None:
+            return
+        for event in events:
+            if isinstance(event, ev.Saved):
+                self.checkpoints.update(event.number, event.run)
+            elif isinstance(event, ev.Exploited):
+                self.checkpoints.update(event.new.number)
+            elif isinstance(event, ev.Ended) and self.conductor.machine.trials[event.number].status.ended:
+                self.checkpoints.ended(self.conductor.machine.trials[event.number])
+
+    def _hand_on(self, effects: Sequence[Any]) -> None:
+        self._effects.extend(effects)
+        if threading.get_ident() == self._thread:
+            self._wake.set()
+        elif self._token is not None:
+            post(self._token, lambda: self._wake.set())
+
+    def _interrupt_rest(self) -> None:
+        """Note that attempts were cut off, so that nothing stays running in the store."""
+        machine = self.conductor.machine
+        wall = current_clock().wall()
+        for number, attempt, run in machine.running:
+            self.submit(self.conductor.ended, ev.Ended(number, attempt, "interrupted", wall=wall, run=run))
+        self.handle.store.commit()
+
+    async def _ticker(self) -> None:
+        """Count seconds of work, for budgets in seconds, and look for requests of other processes."""
+        clock = current_clock()
+        last = clock.now()
+        while True:
+            await clock.sleep(min(1.0, max(0.01, self.conductor.machine.seconds_left)))
+            now = clock.now()
+            if self.conductor.machine.budget.seconds is not None:
+                self.submit(self.conductor.submit, ev.Ticked(now - last))
+            last = now
+            self._requests()
+            with self._mutex:
+                if now - self._flushed > _FLUSH:
+                    self.handle.store.commit()
+                    self._flushed = now
+
+    def _requests(self) -> None:
+        """Take up what ``sweep stop`` asked for from another terminal."""
+        query = "SELECT name, value FROM tag WHERE run_id=? AND name LIKE 'request:%'"
+        for name, value in self.handle.store.rows(query, (self.handle.run_id,)):
+            self.handle.store.add("DELETE FROM tag WHERE run_id=? AND name=?", (self.handle.run_id, name))
+            number = int(value) if value else None
+            self.submit(self.conductor.submit, ev.StopRequested(number))
+
+    # ------------------------------------------------------------ strategies
+
+    async def _strategist(self) -> None:
+        """Call the optimizer, one call at a time, in the order of the effects."""
+        while True:
+            if not self._calls:
+                await self._strategy.wait()
+            self._strategy = anyio.Event()
+            while self._calls:
+                effect = self._calls.popleft()
+                try:
+                    if isinstance(effect, ev.Observe):
+                        self.optimizer.observe(effect.trial, effect.result)
+                    elif isinstance(effect, ev.Ask):
+                        await self._suggest(effect)
+                except Exception as error:  # noqa: BLE001  # handed to the main task, which raises it
+                    self._failure = error
+                    self._wake.set()
+                    return
+
+    async def _suggest(self, ask: ev.Ask) -> None:
+        if self.optimizer.cheap:
+            trials = self.optimizer.suggest(ask.n)
+        else:
+            trials = await self.root.threads.run(self.optimizer.suggest, ask.n)
+        self.submit(self.conductor.suggested, ask, trials)
+
+    # ------------------------------------------------------------ attempts
+
+    async def _attempt(self, start: ev.Start) -> None:
+        """Run one attempt to its end."""
+        trial, clock = start.trial, current_clock()
+        began = clock.now()
+        kind, value, error = "completed", None, None
+        key = (trial.number, start.run)
+        with anyio.CancelScope() as scope:
+            self._scopes[key] = scope
+            try:
+                value = await self._call(start)
+            except TrialStopped:
+                kind = "stopped"
+            except TrialPaused:
+                kind = "paused"
+            except StoreError as broken:
+                self._failure = broken
+                self._wake.set()
+                return
+            except Exception as failure:  # noqa: BLE001  # a trial's failure is a result, kept with its traceback
+                kind, error = self._failed(trial, start, failure)
+            except BaseExceptionGroup as group:
+                kind = _told(group)
+        if scope.cancelled_caught:
+            kind = "stopped"
+        del self._scopes[key]
+        plain, problem = _plain(value)
+        if problem is not None and kind == "completed":
+            kind, error = "failed", problem
+        ended = ev.Ended(
+            trial.number, start.attempt, kind, plain, error, clock.now() - began, clock.wall(), start.run  # type: ignore[arg-type]  # one of the literals
+        )
+        try:
+            self.submit(self.conductor.ended, ended)
+        except Exception as failure:  # noqa: BLE001  # handed to the main task, which raises it
+            self._failure = failure
+            self._wake.set()
+
+    async def _call(self, start: ev.Start) -> Any:
+        trial = start.trial
+        row = self.log.ids[trial.number]
+        session = TrialSession(self, start, row)
+        resources = self.conductor.scheduler.allocate_resources(trial) or self.resources
+        directory = self.handle.store.run_directory(row)
+        facts = {
+            "run_id": row, "path": trial.path, "trial": trial.number, "attempt": start.attempt,
+            "step": start.step, "seed": start.seed,
+        }  # fmt: skip
+        objective = self.objective
+        if isinstance(objective, FunctionObjective):
+            kwargs = objective.kwargs(trial.params)
+            function = objective.callable
+            task = Task(function, kwargs, objective.context_name, resources, facts, directory, directory)
+            return await self.executor.run(task, session)
+        handle = self._trial_handle(trial, row, fresh=start.attempt == 1 and start.step == 0)
+        place = self._placing(session, resources, facts, directory) if objective.functions() else None
+        frame = Frame(self.root, handle, trial.path, self.hooks, session=session, place=place, facts=facts)
+        act = Activation(frame, None, "", None)
+        act.attempt = start.attempt
+        return await objective.orchestrate(trial.params, act)
+
+    def _trial_handle(self, trial: Trial, row: int, *, fresh: bool) -> Handle:
+        journal = Journal(self.handle.store, row, self.handle.root_id, fresh=fresh)
+        path = f"{self.handle.path}/{segment('trial', 'trial', trial.number)}"
+        return Handle(self.handle.store, row, self.handle.root_id, path, journal, not fresh, self.handle.redo, trial.seed)
+
+    def _placing(self, session: TrialSession, resources: Resources, facts: Mapping[str, Any], directory: Path) -> Any:
+        async def place(act: Activation, function: Callable[..., Any], kwargs: Mapping[str, Any], context: str | None) -> Any:
+            wanted = act.step.hooks.get("resources") or resources
+            task = Task(function, kwargs, context, wanted, {**facts, "path": act.path}, directory, directory)
+            return await self.executor.run(task, session)
+
+        return place
+
+    def _failed(self, trial: Trial, start: ev.Start, failure: Exception) -> tuple[str, str]:
+        """Keep the traceback with the trial; return how it counts and one line."""
+        told = isinstance(failure, TrialFailed)
+        text = failure.traceback if isinstance(failure, TrialFailed) and failure.traceback else None
+        text = text or "".join(traceback.format_exception(failure))
+        directory = self.handle.store.run_directory(self.log.ids[trial.number])
+        directory.mkdir(parents=True, exist_ok=True)
+        with (directory / "error.log").open("a", encoding="utf-8") as file:
+            file.write(f"--- attempt {start.attempt}\n{text}\n")
+        line = str(failure) if told else "".join(traceback.format_exception_only(failure)).strip()
+        kind = {"timeout": "timeout", "lost": "lost"}.get(failure.kind, "failed") if isinstance(failure, TrialFailed) else "failed"
+        return kind, line.splitlines()[0][:500] if line else type(failure).__name__
+
+    # ------------------------------------------------------------ events for people
+
+    def _announce(self, events: Sequence[ev.Event]) -> None:
+        """Tell the sinks."""
+        for event in events:
+            number = getattr(event, "number", None)
+            trial = self.conductor.machine.trials[number] if number is not None else None
+            kind = _EVENTS.get(type(event))
+            if kind is not None:
+                self.root.stream.emit(kind, self.handle.run_id, self.handle.path, trial=trial, event=event, driver=self)
+
+
+_EVENTS: dict[type, str] = {
+    ev.Suggested: "trial.suggested", ev.Started: "trial.started", ev.Reported: "trial.reported",
+    ev.Saved: "trial.saved", ev.Promoted: "trial.promoted",
+    ev.Exploited: "trial.exploited", ev.Ended: "trial.ended",
+}  # fmt: skip
+
+
+@final
+class TrialSession:
+    """The wire of one attempt into the sweep; used from the loop or from any thread."""
+
+    __slots__ = ("_attempt", "_driver", "_reference", "_row", "_run", "_trial", "next_decision")
+
+    def __init__(self, driver: Driver, start: ev.Start, row: int) -> None:
+        self._driver, self._trial, self._row = driver, start.trial, row
+        self._attempt, self._run, self._reference = start.attempt, start.run, start.checkpoint
+        self.next_decision: int | None = driver.conductor.scheduler.next_decision(start.trial)
+
+    def report(self, step: int, metrics: Mapping[str, float]) -> Decision:
+        """Fold a report and return the decision."""
+        driver, number = self._driver, self._trial.number
+        taken = driver.submit(driver.conductor.report, number, self._attempt, step, dict(metrics), self._run)
+        if taken.answer is Decision.CONTINUE:
+            self.next_decision = driver.conductor.scheduler.next_decision(self._trial)
+        return taken.answer
+
+    def save(self, value: Any) -> None:
+        """Write a checkpoint; it counts from the next report on."""
+        driver = self._driver
+        place = f"ctx.save() of {self._trial.path}"
+        journal = Journal(driver.handle.store, self._row, driver.handle.root_id, fresh=True)
+        text = journal.encode(value, place=place)
+        with driver._mutex:
+            driver._saves += 1
+            key = f"checkpoint/{self._attempt}.{driver._saves}"
+            journal.put(key, "checkpoint", text)
+            driver.submit(driver.conductor.save, self._trial.number, self._attempt, f"{self._row}:{key}", self._run)
+        self._reference = f"{self._row}:{key}"
+
+    def load(self) -> Any | None:
+        """Read the checkpoint this attempt goes on from."""
+        if self._reference is None:
+            return None
+        row, _, key = self._reference.partition(":")
+        store, root_id = self._driver.handle.store, self._driver.handle.root_id
+        store.commit()
+        found = store.row("SELECT value FROM journal WHERE run_id=? AND key=?", (int(row), key))
+        if found is None:
+            raise StoreError(f"the checkpoint {self._reference} of {self._trial.path} is gone from {store.path}")
+        return Journal(store, int(row), root_id, fresh=True).decode(key, found[0])
+
+    def log(self, message: str) -> None:
+        """Append a line to the trial's log."""
+        directory = self._driver.handle.store.run_directory(self._row)
+        directory.mkdir(parents=True, exist_ok=True)
+        with (directory / "log.txt").open("a", encoding="utf-8") as file:
+            file.write(f"{message}\n")
+
+    def log_metric(self, name: str, value: float, step: int | None) -> None:
+        """Queue a metric that no scheduler sees."""
+        query = "INSERT INTO metric(run_id, name, step, value) VALUES (?,?,?,?)"
+        self._driver.handle.store.add(query, (self._row, name, step, value))
+
+    def log_artifact(self, path: Path) -> None:
+        """Note a file of the trial."""
+        query = "INSERT INTO artifact(run_id, name, kind, path, size, at) VALUES (?,?,?,?,?,?)"
+        facts = (self._row, path.name, "file", str(path.resolve()), path.stat().st_size, current_clock().wall())
+        self._driver.handle.store.add(query, facts)
+
+
+def _told(group: BaseExceptionGroup[BaseException]) -> str:
+    """Return what an exception group says where a trial was told to stop inside a task group of its own."""
+    for kind, name in ((TrialPaused, "paused"), (TrialStopped, "stopped")):
+        if group.subgroup(kind) is not None:
+            return name
+    raise group
+
+
+def _plain(value: Any) -> tuple[Any, str | None]:
+    """Return an objective's value as numbers for the journal, and what is wrong with it."""
+    if value is None or type(value) is float:
+        return value, None
+    if isinstance(value, Mapping):
+        numbers = {str(key): number for key, one in value.items() if (number := number_of(one)) is not None}
+        return (numbers, None) if numbers else (None, f"the objective returned a mapping without a number: {sorted(map(str, value))}")
+    if isinstance(value, list | tuple):
+        several = [number_of(one) for one in value]
+        if several and None not in several:
+            return several, None
+    number = number_of(value)
+    if number is None:
+        return None, f"the objective returned {value!r} ({type(value).__name__}); return a number, a mapping of numbers, or None"
+    return number, None

@@ -1,0 +1,194 @@
+"""A sweep's events in the store, and back.
+
+A trial is one row of ``run``: that it was suggested, started and ended stands in columns of
+that row; every other event is a row of ``journal`` under ``~`` and its place in the order.
+Reports are rows of ``metric``. ``seq`` orders them all, so that what is read back is the list
+of events as it was committed.
+"""
+
+from __future__ import annotations
+
+import json
+import math
+from collections.abc import Iterator
+from dataclasses import dataclass, field
+from typing import Any, final
+
+from sweep.experiments import events as ev
+from sweep.store.runs import TRIAL
+from sweep.store.writer import Store
+from sweep.trial import Status, Trial
+
+__all__ = ["EventLog"]
+
+_INSERT = (
+    "INSERT INTO run(parent_id, root_id, level, stage, name, number, status, params, source, origin, seq, suggested,"
+    " started, epoch) VALUES (?,?,'trial','','trial',?,?,?,?,?,?,?,?,0)"
+)
+_PLACE = "WHERE parent_id=? AND stage='' AND name='trial' AND number=?"
+_MOVE = f"UPDATE run SET status=?, reason=?, score=?, cost=?, step=?, error=?, attempts=? {_PLACE}"  # noqa: S608  # ours
+_END = (
+    "UPDATE run SET status=?, reason=?, score=?, cost=?, step=?, ended=?, error=?, result=?, ended_seq=? "
+    f"{_PLACE}"
+)
+_ENDED = f"UPDATE run SET ended=? {_PLACE}"  # noqa: S608  # ours
+_STARTED = f"UPDATE run SET started=? {_PLACE}"  # noqa: S608  # ours
+_METRIC = "INSERT INTO metric(run_id, name, step, value, labels, seq) VALUES (?,?,?,?,?,?)"
+_EVENT = "INSERT INTO journal(run_id, key, kind, value, at) VALUES (?,?,?,?,?)"
+
+
+@final
+@dataclass(slots=True)
+class EventLog:
+    """Writes and reads the events of one sweep.
+
+    Attributes:
+        store: The open store.
+        run_id: The sweep's run.
+        root_id: Its root.
+        ids: Row id of every trial by number.
+    """
+
+    store: Store
+    run_id: int
+    root_id: int
+    ids: list[int] = field(default_factory=list)
+    _seq: int = 0
+
+    # ------------------------------------------------------------ writing
+
+    def write(self, events: list[ev.Event], trials: list[Trial], wall: float) -> None:
+        """Queue events for the next commit; ``trials`` are as they stand after them."""
+        started = {(one.number, one.attempt, one.run): one for one in events if isinstance(one, ev.Started)}
+        at_once: set[int] = set()
+        for event in events:
+            self._seq += 1
+            if isinstance(event, ev.Reported) and event.metrics:
+                self._report(event)
+            elif isinstance(event, ev.Suggested) and event.trials:
+                self._suggested(event, started, at_once, wall)
+            elif isinstance(event, ev.Started) and event.number in at_once and (event.attempt, event.run) == (1, 0):
+                continue
+            elif isinstance(event, ev.Ended) and self._is_plain(event, trials[event.number]):
+                self._ended(event, trials[event.number])
+            else:
+                self._other(event, trials, wall)
+
+    def _report(self, event: ev.Reported) -> None:
+        facts = (event.attempt, event.run, event.decision)
+        labels = None if facts == (1, 0, "continue") else json.dumps(facts)
+        row = self.ids[event.number]
+        for name, value in event.metrics.items():
+            self.store.add(_METRIC, (row, name, event.step, value, labels, self._seq))
+
+    def _suggested(self, event: ev.Suggested, started: dict[Any, ev.Started], at_once: set[int], wall: float) -> None:
+        for new in event.trials:
+            begin = started.get((new.number, 1, 0))
+            if begin is not None:
+                at_once.add(new.number)
+            origin: list[Any] = [event.asked, event.observed, *([new.notes] if new.notes else [])]
+            self._insert(new, json.dumps(origin, separators=(",", ":")), None if begin is None else begin.wall, wall)
+
+    def _insert(self, new: ev.New, origin: str | None, started: float | None, wall: float) -> None:
+        status = Status.PENDING if started is None else Status.RUNNING
+        source = None if new.source == "optimizer" else new.source
+        params = json.dumps(new.params, separators=(",", ":"))
+        values = (self.run_id, self.root_id, new.number, status.value, params, source, origin, self._seq, wall, started)
+        self.store.add(_INSERT, values, self.ids.append)
+
+    @staticmethod
+    def _is_plain(event: ev.Ended, trial: Trial) -> bool:
+        final_end = trial.status in (Status.COMPLETED, Status.FAILED) and event.kind in ("completed", "failed")
+        return final_end and event.attempt == 1 and event.run == 0
+
+    def _ended(self, event: ev.Ended, trial: Trial) -> None:
+        plain = type(event.value) is float and event.value == trial.score
+        result = None if plain or event.kind == "failed" else json.dumps(event.value)
+        reason = None if trial.reason is None else trial.reason.value
+        values = (trial.status.value, reason, trial.score, event.cost, trial.step, event.wall, event.error, result)
+        self.store.add(_END, (*values, self._seq, self.run_id, event.number))
+
+    def _other(self, event: ev.Event, trials: list[Trial], wall: float) -> None:
+        data = ev.to_data(event)
+        kind = data.pop("event")
+        self.store.add(_EVENT, (self.run_id, f"~{self._seq:09d}", kind, json.dumps(data, separators=(",", ":")), wall))
+        if isinstance(event, ev.Exploited):
+            self._insert(event.new, None, None, wall)
+            self._move(trials[event.number])
+        elif isinstance(event, ev.Finished):
+            for trial in trials:
+                if trial.status is Status.STOPPED:
+                    self._move(trial)
+        elif isinstance(event, ev.Started | ev.Ended | ev.Promoted):
+            self._move(trials[event.number])
+        if isinstance(event, ev.Ended) and trials[event.number].status.ended:
+            self.store.add(_ENDED, (event.wall, self.run_id, event.number))
+        if isinstance(event, ev.Started) and event.attempt == 1:
+            self.store.add(_STARTED, (event.wall, self.run_id, event.number))
+
+    def _move(self, trial: Trial) -> None:
+        reason = None if trial.reason is None else trial.reason.value
+        values = (trial.status.value, reason, trial.score, trial.cost, trial.step, trial.error, trial.attempts)
+        self.store.add(_MOVE, (*values, self.run_id, trial.number))
+
+    # ------------------------------------------------------------ reading
+
+    def read(self) -> list[ev.Event]:
+        """Return all committed events in order, and take up numbering after them."""
+        found = [*self._trial_events(), *self._journal_events(), *self._reports()]
+        found.sort(key=lambda pair: pair[0])
+        self._seq = int(math.floor(found[-1][0])) if found else 0
+        return [event for _, event in found]
+
+    def _trial_events(self) -> Iterator[tuple[float, ev.Event]]:
+        query = (
+            "SELECT id, number, params, source, origin, seq, started, status, score, cost, ended, error, result, ended_seq"
+            " FROM run WHERE parent_id=? AND level=? ORDER BY number"
+        )
+        rows = self.store.rows(query, (self.run_id, TRIAL))
+        later = {
+            json.loads(value)["number"]
+            for (value,) in self.store.rows(
+                "SELECT value FROM journal WHERE run_id=? AND kind='started' AND key>='~'", (self.run_id,)
+            )
+            if json.loads(value)["attempt"] == 1 and json.loads(value)["run"] == 0
+        }
+        self.ids = [row[0] for row in rows]
+        batch: list[ev.New] = []
+        for index, row in enumerate(rows):
+            _, number, params, source, origin, seq, started, status, score, cost, ended, error, result, ended_seq = row
+            if origin is not None:
+                facts = json.loads(origin)
+                batch.append(ev.New(number, json.loads(params), source or "optimizer", facts[2] if len(facts) > 2 else None))
+                if index + 1 == len(rows) or rows[index + 1][5] != seq:
+                    yield seq, ev.Suggested(tuple(batch), facts[0], facts[1])
+                    batch = []
+                if started is not None and number not in later:
+                    yield seq + (1 + number) * 1e-7, ev.Started(number, 1, started)
+            if ended_seq is not None:
+                kind = "failed" if status == Status.FAILED.value else "completed"
+                value = None if kind == "failed" else (score if result is None else json.loads(result))
+                yield ended_seq, ev.Ended(number, 1, kind, value, error, cost or 0.0, ended or 0.0)  # type: ignore[arg-type]  # two of the literals
+
+    def _journal_events(self) -> Iterator[tuple[float, ev.Event]]:
+        query = "SELECT key, kind, value FROM journal WHERE run_id=? AND key>='~' ORDER BY key"
+        for key, kind, value in self.store.rows(query, (self.run_id,)):
+            yield float(key[1:]), ev.from_data({"event": kind, **json.loads(value)})
+
+    def _reports(self) -> Iterator[tuple[float, ev.Event]]:
+        query = (
+            "SELECT m.seq, m.step, m.name, m.value, m.labels, r.number FROM metric m JOIN run r ON r.id=m.run_id"
+            " WHERE r.parent_id=? AND r.level=? AND m.seq IS NOT NULL ORDER BY m.seq, m.id"
+        )
+        last: tuple[float, ev.Reported] | None = None
+        for seq, step, name, value, labels, number in self.store.rows(query, (self.run_id, TRIAL)):
+            number_value = math.nan if value is None else value
+            if last is not None and last[0] == seq:
+                last[1].metrics[name] = number_value
+                continue
+            if last is not None:
+                yield last
+            attempt, run, decision = (1, 0, "continue") if labels is None else json.loads(labels)
+            last = (seq, ev.Reported(number, attempt, step, {name: number_value}, run, decision))
+        if last is not None:
+            yield last

@@ -1,0 +1,395 @@
+"""An objective is a stage, and a trial's parameters are its inputs.
+
+Whatever the user hands over (a function, sync, async or generator, a Pipeline, an Experiment
+class or instance) becomes an ``Objective`` here, checked against the search space before
+anything runs: exactly the inputs, of fitting types.
+"""
+
+from __future__ import annotations
+
+import inspect
+from collections.abc import AsyncIterator, Callable, Iterator, Mapping
+from dataclasses import dataclass
+from typing import Any, Literal, Protocol, final
+
+from sweep.context import Context
+from sweep.errors import ContractError, did_you_mean
+from sweep.experiments.base import Experiment, field_annotations
+from sweep.experiments.identity import identity_of
+from sweep.pipeline.annotations import Record, describe, peel
+from sweep.pipeline.builder import Pipeline
+from sweep.pipeline.checker import Compiled
+from sweep.pipeline.contracts import MISSING, FieldContract, Parameter, Signature, read_signature
+from sweep.pipeline.runner import execute
+from sweep.pipeline.runtime import ACTIVATION, Activation, Frame
+from sweep.pipeline.state import State
+from sweep.pipeline.subtypes import Verdict, subtype
+from sweep.space import Integer, LogInteger, SearchSpace, nest
+
+__all__ = ["FunctionObjective", "Objective", "PipelineObjective", "RunObjective", "make_objective", "number_of"]
+
+
+class Objective(Protocol):
+    """What the driver asks of an objective."""
+
+    is_leaf: bool
+    name: str
+
+    def problems(self, space: SearchSpace) -> list[str]:
+        """Return what does not fit the space."""
+
+    def identity(self) -> Any:
+        """Return what a resume compares."""
+
+    def functions(self) -> tuple[Callable[..., Any], ...]:
+        """Return the functions whose code is the objective's, which an executor may preload."""
+
+    async def orchestrate(self, params: Mapping[str, Any], act: Activation) -> Any:
+        """Run it here (not for leaves) and return its value."""
+
+
+def make_objective(what: Any) -> Objective:
+    """Return the objective that a user's object means.
+
+    Raises:
+        ContractError: It is none.
+    """
+    if isinstance(what, Pipeline):
+        return PipelineObjective(what)
+    if isinstance(what, Experiment) or (isinstance(what, type) and issubclass(what, Experiment)):
+        return RunObjective(what)
+    if callable(what):
+        return FunctionObjective(what)
+    raise ContractError("objective", [f"{what!r} is no function, Pipeline or Experiment"])
+
+
+# ---------------------------------------------------------------- functions
+
+
+@final
+@dataclass(frozen=True, slots=True)
+class _Slot:
+    """How one parameter gets its value: ``one`` parameter, ``built`` from dotted ones, or ``all`` of them."""
+
+    parameter: str
+    kind: Literal["one", "built", "all"]
+    contract: FieldContract | None = None
+
+
+@final
+class FunctionObjective:
+    """A function of the parameters: sync, async, or a generator that yields metrics."""
+
+    is_leaf = True
+
+    def __init__(self, function: Callable[..., Any]) -> None:
+        self.function = function
+        self.signature: Signature = read_signature(function)
+        self.name = str(getattr(function, "__name__", type(function).__name__))
+        self.context_name: str | None = None
+        self.slots: tuple[_Slot, ...] = ()
+        self.takes_any = False
+
+    def identity(self) -> Any:
+        """Return the function's qualified name; its code is compared by fingerprint."""
+        return identity_of(self.function)
+
+    def functions(self) -> tuple[Callable[..., Any], ...]:
+        """Return the function."""
+        return (self.function,)
+
+    def problems(self, space: SearchSpace) -> list[str]:
+        """Bind every parameter to the space; return what is missing, unknown or of another type."""
+        place = f"objective {self.name!r} ({self.signature.where})"
+        problems = [f"{place}: {text}" for text in self.signature.problems]
+        heads = {name.partition(".")[0] for name in space}
+        used: set[str] = set()
+        slots: list[_Slot] = []
+        left: list[Parameter] = []
+        for parameter in self.signature.parameters:
+            if parameter.kind in (inspect.Parameter.VAR_KEYWORD, inspect.Parameter.VAR_POSITIONAL):
+                self.takes_any = self.takes_any or parameter.kind is inspect.Parameter.VAR_KEYWORD
+            elif peel(parameter.annotation) is Context or (parameter.name == "ctx" and parameter.annotation is MISSING):
+                self.context_name = parameter.name
+            elif parameter.name in space:
+                used.add(parameter.name)
+                slots.append(self._one(parameter, space, place, problems))
+            elif parameter.name in heads:
+                used |= {name for name in space if name.partition(".")[0] == parameter.name}
+                slots.append(_Slot(parameter.name, "built", _contract(parameter)))
+            else:
+                left.append(parameter)
+        slots += self._rest(left, space, used, place, problems)
+        unknown = [name for name in space if name not in used and not self.takes_any]
+        taken = [parameter.name for parameter in self.signature.parameters]
+        problems += [f"{place}: it takes no parameter {name!r} of the space{did_you_mean(name, taken)}" for name in unknown]
+        self.slots = tuple(slots)
+        return problems
+
+    def _one(self, parameter: Parameter, space: SearchSpace, place: str, problems: list[str]) -> _Slot:
+        distribution = space[parameter.name]
+        given = value_type(distribution)
+        if parameter.annotation is not MISSING and subtype(given, parameter.annotation) is Verdict.REFUTED:
+            problems.append(
+                f"{place}: parameter {parameter.name!r} is {describe(parameter.annotation)}, "
+                f"but the space gives {describe(given)} ({distribution!r})"
+            )
+        if distribution.when and not parameter.has_default:
+            problems.append(
+                f"{place}: parameter {parameter.name!r} is conditional in the space; give it a default for when it is inactive"
+            )
+        plain = parameter.annotation is MISSING or subtype(given, parameter.annotation) is Verdict.PROVEN
+        exact = plain and peel(parameter.annotation) in (MISSING, Any, int, str, bool, given)
+        return _Slot(parameter.name, "one", None if exact else _contract(parameter))
+
+    def _rest(
+        self, left: list[Parameter], space: SearchSpace, used: set[str], place: str, problems: list[str]
+    ) -> list[_Slot]:
+        """A model over all parameters, one bare parameter, or a missing one."""
+        slots: list[_Slot] = []
+        for parameter in left:
+            whole = self._whole(parameter, len([one for one in left if not one.has_default]) == 1)
+            if whole is not None and not used:
+                used |= set(space)
+                slots.append(whole)
+            elif not parameter.has_default:
+                problems.append(
+                    f"{place}: parameter {parameter.name!r} is not in the space{did_you_mean(parameter.name, space)}; "
+                    f"add it to the space, or give it a default. The space has: {', '.join(space)}"
+                )
+        return slots
+
+    @staticmethod
+    def _whole(parameter: Parameter, lonely: bool) -> _Slot | None:
+        annotation = peel(parameter.annotation)
+        if annotation is MISSING or annotation is State:
+            return _Slot(parameter.name, "all") if lonely else None
+        origin = getattr(annotation, "__origin__", annotation)
+        if isinstance(origin, type) and issubclass(origin, Mapping):
+            return _Slot(parameter.name, "all", _contract(parameter))
+        return _Slot(parameter.name, "all", _contract(parameter)) if Record.of(annotation) is not None else None
+
+    def kwargs(self, params: Mapping[str, Any]) -> dict[str, Any]:
+        """Return the function's arguments for a trial's parameters."""
+        kwargs: dict[str, Any] = {}
+        taken: set[str] = set()
+        for slot in self.slots:
+            if slot.kind == "one":
+                if slot.parameter not in params:
+                    continue
+                value = params[slot.parameter]
+            elif slot.kind == "built":
+                prefix = slot.parameter + "."
+                value = nest({name[len(prefix) :]: one for name, one in params.items() if name.startswith(prefix)})
+            else:
+                value = nest(params) if slot.contract is not None else State(nest(params))
+            taken.add(slot.parameter)
+            kwargs[slot.parameter] = value if slot.contract is None else slot.contract.validate(value, self.name)
+        if self.takes_any:
+            heads = {name: one for name, one in params.items() if name.partition(".")[0] not in taken}
+            kwargs.update(nest(heads))
+        return kwargs
+
+    @property
+    def callable(self) -> Callable[..., Any]:
+        """The function as an executor calls it: generators become functions that report."""
+        if not self.signature.is_generator:
+            return self.function
+        self.context_name = self.context_name or "_sweep_context"
+        own = self.context_name != "_sweep_context"
+        if inspect.isasyncgenfunction(self.function):
+            return _AsyncSteps(self.function, self.context_name, own)
+        return _Steps(self.function, self.context_name, own)
+
+    async def orchestrate(self, params: Mapping[str, Any], act: Activation) -> Any:
+        """Leaves are placed on an executor instead."""
+        raise NotImplementedError
+
+
+@final
+@dataclass(frozen=True)
+class _Steps:
+    """A generator objective as a function: the n-th yield is the report of step n (or of its ``step``)."""
+
+    function: Callable[..., Iterator[Mapping[str, float]]]
+    context_name: str
+    passes_context: bool
+
+    def __call__(self, **kwargs: Any) -> Any:
+        ctx: Context = kwargs[self.context_name] if self.passes_context else kwargs.pop(self.context_name)
+        steps = self.function(**kwargs)
+        step = ctx.step
+        try:
+            while True:
+                try:
+                    metrics = next(steps)
+                except StopIteration as end:
+                    return end.value
+                step = _report(ctx, step, metrics)
+        finally:
+            steps.close()  # type: ignore[attr-defined]  # a generator
+
+
+@final
+@dataclass(frozen=True)
+class _AsyncSteps:
+    """An async generator objective as a coroutine function."""
+
+    function: Callable[..., AsyncIterator[Mapping[str, float]]]
+    context_name: str
+    passes_context: bool
+
+    async def __call__(self, **kwargs: Any) -> None:
+        ctx: Context = kwargs[self.context_name] if self.passes_context else kwargs.pop(self.context_name)
+        steps = self.function(**kwargs)
+        step = ctx.step
+        try:
+            async for metrics in steps:
+                step = _report(ctx, step, metrics)
+        finally:
+            await steps.aclose()  # type: ignore[attr-defined]  # an async generator
+
+
+def _report(ctx: Context, step: int, metrics: Any) -> int:
+    if isinstance(metrics, int | float):
+        metrics = {"value": metrics}
+    if not isinstance(metrics, Mapping):
+        raise TypeError(f"the objective yielded {metrics!r}; expected a mapping of metric names to numbers")
+    named = dict(metrics)
+    step = int(named.pop("step", step + 1))
+    ctx.report(step, **named)
+    return step
+
+
+# ---------------------------------------------------------------- pipelines and experiments
+
+
+@final
+class PipelineObjective:
+    """A pipeline whose inputs are the parameters; its stages are journaled under the trial."""
+
+    is_leaf = False
+
+    def __init__(self, pipeline: Pipeline) -> None:
+        self.pipeline, self.name = pipeline, "pipeline"
+        self.compiled: Compiled | None = None
+
+    def identity(self) -> Any:
+        """Return the pipeline's structure."""
+        return self.pipeline._compile().structure
+
+    def functions(self) -> tuple[Callable[..., Any], ...]:
+        """Return the functions of its stages."""
+        return tuple(node.what for node in self.pipeline._done if hasattr(node, "what") and inspect.isfunction(node.what))
+
+    def problems(self, space: SearchSpace) -> list[str]:
+        """Return mismatches inside the pipeline, and between its inputs and the space."""
+        self.compiled = self.pipeline._compile()
+        return [*self.compiled.problems, *_input_problems("pipeline", self.compiled, space)]
+
+    async def orchestrate(self, params: Mapping[str, Any], act: Activation) -> Any:
+        """Run the pipeline under the trial."""
+        compiled = self.pipeline._checked(hooks=act.frame.hooks)
+        values = nest(params)
+        checked = {name: compiled.contracts[name].validate(values[name], act.path) for name in compiled.inputs}
+        state = await execute(compiled, State(checked), act.frame)
+        return _numbers(state._fields, compiled, state)
+
+
+@final
+class RunObjective:
+    """An experiment: of a class, the parameters are constructor arguments; of an instance, inputs."""
+
+    is_leaf = False
+
+    def __init__(self, what: Any) -> None:
+        self.what = what
+        self.is_class = isinstance(what, type)
+        self.name = what.__name__ if self.is_class else what.name
+
+    def identity(self) -> Any:
+        """Return the class, and of an instance its identity."""
+        if self.is_class:
+            return identity_of(self.what)
+        return self.what._identity(self.what._compiled())
+
+    def functions(self) -> tuple[Callable[..., Any], ...]:
+        """Nothing of an experiment is placed whole."""
+        return ()
+
+    def problems(self, space: SearchSpace) -> list[str]:
+        """Return parameters that the constructor or the pipeline does not take."""
+        heads = {name.partition(".")[0] for name in space}
+        if self.is_class:
+            own = self.what.__init__ is not Experiment.__init__
+            known = [p.name for p in read_signature(self.what).parameters] if own else []
+            fields = [*known, *field_annotations(self.what)]
+            return [
+                f"{self.name} has no field {name!r} of the space{did_you_mean(name, fields)}" for name in heads if name not in fields
+            ]
+        compiled = self.what._compiled()
+        return [*compiled.problems, *_input_problems(self.name, compiled, space)]
+
+    async def orchestrate(self, params: Mapping[str, Any], act: Activation) -> Any:
+        """Run the experiment as a child of the trial."""
+        token = ACTIVATION.set(act)
+        try:
+            values = nest(params)
+            result = await (self.what(**values).run() if self.is_class else self.what.run(**values))
+        finally:
+            ACTIVATION.reset(token)
+        own = number_of(result.value)
+        numbers = {key: number for key, one in {**result.state._asdict(), **result}.items() if (number := number_of(one)) is not None}
+        numbers.pop("run_id", None)
+        return own if own is not None and not numbers.keys() - {"value"} else {**numbers, **({} if own is None else {"value": own})}
+
+
+def _input_problems(name: str, compiled: Compiled, space: SearchSpace) -> list[str]:
+    """Compare a pipeline's inputs with the space."""
+    heads = {one.partition(".")[0] for one in space}
+    problems = [
+        f"{name}: input {one!r} is not in the space{did_you_mean(one, heads)}" for one in compiled.inputs if one not in heads
+    ]
+    problems += [
+        f"{name}: it has no input {one!r} of the space{did_you_mean(one, compiled.inputs)}" for one in heads if one not in compiled.inputs
+    ]
+    for one, annotation in compiled.inputs.items():
+        if one in space and subtype(value_type(space[one]), annotation) is Verdict.REFUTED:
+            problems.append(
+                f"{name}: input {one!r} is {describe(annotation)}, but the space gives {describe(value_type(space[one]))}"
+            )
+    return problems
+
+
+def _numbers(fields: Mapping[str, Any], compiled: Compiled, state: State) -> Any:
+    """Return a pipeline's value: the number its last stage gives, else all numbers by name."""
+    given = {name: number for name in compiled.outputs if (number := number_of(fields.get(name))) is not None}
+    return next(iter(given.values())) if len(given) == 1 and len(compiled.outputs) == 1 else given
+
+
+def number_of(value: Any) -> float | None:
+    """Return a value as a float if it is a number (numpy and torch scalars too), else None."""
+    if isinstance(value, bool | str | bytes) or not hasattr(value, "__float__"):
+        return None
+    try:
+        return float(value)
+    except (TypeError, ValueError, RuntimeError):
+        return None
+
+
+def value_type(distribution: Any) -> Any:
+    """Return the annotation of a distribution's values."""
+    options = getattr(distribution, "options", None)
+    if options is None and hasattr(distribution, "value"):
+        options = [distribution.value]
+    if options is not None:
+        kinds = list(dict.fromkeys(type(option) for option in options))
+        union: Any = kinds[0]
+        for kind in kinds[1:]:
+            union = union | kind
+        return union
+    return int if isinstance(distribution, Integer | LogInteger) else float
+
+
+def _contract(parameter: Parameter) -> FieldContract:
+    return FieldContract(parameter.name, Any if parameter.annotation is MISSING else parameter.annotation)

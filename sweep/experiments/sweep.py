@@ -1,0 +1,442 @@
+"""``SweepExperiment``: the one loop that joins optimizer, scheduler and executor."""
+
+from __future__ import annotations
+
+import inspect
+from collections.abc import Callable, Mapping, Sequence
+from contextlib import AsyncExitStack
+from pathlib import Path
+from typing import Any, ClassVar, Literal, cast
+
+from sweep.clock import current_clock
+from sweep.deferred import launch
+from sweep.errors import ContractError, PlacementError, SpaceError, StrategyError, did_you_mean
+from sweep.executors.base import Executor
+from sweep.experiments import events as ev
+from sweep.experiments.base import Experiment
+from sweep.experiments.checkpoints import Checkpoints
+from sweep.experiments.conductor import Conductor, replay
+from sweep.experiments.constraints import Constrained
+from sweep.experiments.driver import Driver
+from sweep.experiments.eventlog import EventLog
+from sweep.experiments.history import earlier_trials
+from sweep.experiments.identity import identity_of
+from sweep.experiments.machine import Machine, budget_for
+from sweep.experiments.objective import make_objective
+from sweep.experiments.objective import Objective as Callee
+from sweep.experiments.sweepresult import SweepResult
+from sweep.optimizers.base import Optimizer
+from sweep.pipeline.checker import Unit
+from sweep.pipeline.contracts import MISSING, Signature
+from sweep.pipeline.durable import Opened, Resume, RunSpec, open_child, open_top
+from sweep.pipeline.runtime import Activation, Root, current_activation, open_root
+from sweep.schedulers.base import Scheduler
+from sweep.space import SearchSpace
+from sweep.store.writer import Durability
+from sweep.tracker.stream import say
+from sweep.trial import Budget, Objective, Reason, Resources, Result, Status
+
+__all__ = ["SweepExperiment"]
+
+Mode = Literal["min", "max"]
+
+
+class SweepExperiment(Experiment):
+    """Searches a space for the parameters with the best score; durable, resumable, nestable.
+
+    Args:
+        objective: Function (sync, async, generator), Pipeline, Experiment class or instance whose inputs
+            are the parameters. None = the method ``train`` of this class, or of the experiment in whose
+            stage the sweep runs.
+        search_space: Mapping of names to distributions; None = the optimizer's.
+        optimizer: What to try; None = a default, said in one line.
+        scheduler: How long to try it; None = every trial to its end.
+        executor: Where trials run: ``"inline"``, ``"thread"``, ``"process"`` or an Executor.
+        workers: Trials at once; None = the executor's, else 1.
+        metric: Name of the score (or a list); None = the returned number or the only reported metric.
+        mode: ``"min"`` or ``"max"`` (or a list).
+        name: Name of its runs.
+        store: SQLite file; None = ``$SWEEP_STORE`` or ``./sweep.db``.
+        seed: Drawn once and journaled if None.
+        resources: What a trial occupies.
+        repeats: Runs of each trial; the score is their mean.
+        retries: More attempts for a trial that fails.
+        max_failures: Failed trials that end the sweep.
+        init_from: Earlier results as history: a run id or name, a result, trials, or rows.
+        enqueue: Parameters to try first.
+        constraints: Callables of the parameters; feasible means <= 0.
+
+    Raises:
+        ContractError: Arguments that cannot go together.
+
+    Example:
+        >>> from sweep import RandomOptimizer, SweepExperiment, Uniform  # doctest: +SKIP
+        >>> SweepExperiment(lambda x: x * x, {"x": Uniform(-1, 1)}, optimizer=RandomOptimizer()).run(20)  # doctest: +SKIP
+    """
+
+    level: ClassVar[str] = "sweep"
+
+    def __init__(
+        self,
+        objective: Any = None,
+        search_space: Mapping[str, Any] | None = None,
+        *,
+        optimizer: Optimizer | Any = None,
+        scheduler: Scheduler | None = None,
+        executor: str | Executor = "inline",
+        workers: int | None = None,
+        metric: str | Sequence[str] | None = None,
+        mode: Mode | Sequence[Mode] = "min",
+        name: str | None = None,
+        store: str | Path | None = None,
+        seed: int | None = None,
+        resources: Resources | None = None,
+        repeats: int = 1,
+        retries: int = 0,
+        max_failures: int | None = None,
+        init_from: Any = None,
+        enqueue: Sequence[Mapping[str, Any]] = (),
+        constraints: Sequence[Callable[[Mapping[str, Any]], float]] = (),
+        **fields: Any,
+    ) -> None:
+        super().__init__(name=name, store=store, **fields)
+        own = getattr(type(self), "search_space", None)
+        self.objective = objective
+        self.search_space = search_space if search_space is not None else own
+        self.optimizer, self.scheduler, self.executor, self.workers = optimizer, scheduler, executor, workers
+        self.metric, self.mode, self.seed, self.resources = metric, mode, seed, resources
+        self.repeats, self.retries, self.max_failures = repeats, retries, max_failures
+        self.init_from, self.enqueue, self.constraints = init_from, tuple(enqueue), tuple(constraints)
+        problems = [*_count_problems(self), *_strategy_problems(self)]
+        if problems:
+            raise ContractError(f"{type(self).__name__}(…)", problems)
+
+    # ------------------------------------------------------------ reading
+
+    @property
+    def fields(self) -> dict[str, Any]:
+        """A sweep's arguments are not State; only a subclass's annotated fields are."""
+        return {key: value for key, value in super().fields.items() if key in self._field_types()}
+
+    def _field_types(self) -> dict[str, Any]:
+        from sweep.experiments.base import field_annotations
+
+        return {key: ann for key, ann in field_annotations(type(self)).items() if key != "search_space"}
+
+    def space(self) -> SearchSpace:
+        """Return the search space.
+
+        Raises:
+            ContractError: There is none, or two that differ.
+            SpaceError: It is wrong.
+        """
+        given = self.search_space
+        theirs = getattr(self.optimizer, "search_space", None)
+        if given is None and theirs is None:
+            raise ContractError(
+                self.name, ["there is no search space; give SweepExperiment(objective, {name: distribution, …}) one"]
+            )
+        space = SearchSpace(given) if given is not None else SearchSpace(cast("Mapping[str, Any]", theirs))
+        if given is not None and theirs is not None and SearchSpace(theirs) != space:
+            raise ContractError(self.name, ["the sweep and its optimizer were given different search spaces; give one"])
+        return space
+
+    def objectives(self) -> tuple[Objective, ...]:
+        """Return what is optimised."""
+        metrics = [self.metric] if self.metric is None or isinstance(self.metric, str) else list(self.metric)
+        modes = [self.mode] * len(metrics) if isinstance(self.mode, str) else list(self.mode)
+        return tuple(Objective(metric, cast("Mode", mode)) for metric, mode in zip(metrics, modes, strict=True))
+
+    def _callee(self) -> Callee:
+        what = self.objective
+        if what is None:
+            what = getattr(self, "train", None)
+        if what is None:
+            parent = current_activation()
+            what = getattr(parent.frame.owner, "train", None) if parent is not None else None
+        if what is None:
+            raise ContractError(
+                self.name, ["there is no objective; give SweepExperiment(objective, …) one, or define a method train(self, …)"]
+            )
+        return make_objective(what)
+
+    def _built(self) -> tuple[Callee, SearchSpace]:
+        """Check objective against space and strategies against each other.
+
+        Raises:
+            ContractError: With all mismatches.
+        """
+        space, callee = self.space(), self._callee()
+        problems = callee.problems(space)
+        for params in self.enqueue:
+            try:
+                space.validate(params)
+            except SpaceError as error:
+                problems.append(f"enqueue: {error}")
+        if problems:
+            raise ContractError(self.name, problems)
+        return callee, space
+
+    def check(self, strict: bool = False) -> SweepExperiment:
+        """Check objective, space, strategies and resources; nothing runs.
+
+        Raises:
+            ContractError: With all mismatches.
+            PlacementError: A trial asks for more than there is.
+        """
+        self._built()
+        self._executor()
+        return self
+
+    def __sweep_identity__(self) -> Any:
+        """Return what two runs of this sweep share."""
+        callee, space = self._built()
+        return self._sweep_identity(callee, space)
+
+    def _sweep_identity(self, callee: Callee, space: SearchSpace) -> dict[str, Any]:
+        identity = {
+            "class": type(self).__qualname__,
+            "objective": callee.identity(),
+            "space": identity_of(space.model_dump_json()),
+            "optimizer": identity_of(self.optimizer),
+            "scheduler": identity_of(self.scheduler),
+            "metric": identity_of(self.metric),
+            "mode": identity_of(self.mode),
+            "repeats": self.repeats,
+            "constraints": identity_of(self.constraints),
+            "fields": identity_of(self.fields),
+        }
+        return identity if self.seed is None else {**identity, "seed": self.seed}
+
+    def __sweep_stage__(self, known: Mapping[str, Any]) -> Unit:
+        """Return this sweep as a stage without inputs."""
+        problems: tuple[str, ...] = ()
+        structure: Any = None
+        if self.objective is not None or hasattr(self, "train"):
+            try:
+                structure = self.__sweep_identity__()
+            except ContractError as error:
+                problems = tuple(error.problems)
+        signature = Signature(self.name, (), MISSING, "", True, False, True, problems)
+        return Unit("experiment", self.run, signature, structure=structure)
+
+    # ------------------------------------------------------------ strategies
+
+    def _executor(self) -> tuple[Executor, int]:
+        """Return the executor and the number of workers."""
+        from sweep.executors import make_executor
+
+        wrapped = getattr(self.scheduler, "executor", None)
+        executor = wrapped if isinstance(wrapped, Executor) else make_executor(self.executor)
+        if self.workers is not None and executor.workers is not None and self.workers != executor.workers:
+            raise ContractError(
+                self.name, [f"workers={self.workers}, but its executor has workers={executor.workers}; give one of the two"]
+            )
+        workers = self.workers or executor.workers or 1
+        asked, have = self.resources or Resources(), executor.capacity()
+        for what in ("cpus", "gpus", "memory"):
+            wanted, available = getattr(asked, what), getattr(have, what)
+            if wanted is not None and available is not None and wanted > available:
+                raise PlacementError(f"sweep {self.name!r}: a trial", f"{wanted:g} {what}", f"{available:g} {what}")
+        return executor, workers
+
+    def _strategies(self, space: SearchSpace, seed: int) -> tuple[Optimizer, Scheduler, list[str]]:
+        """Return optimizer and scheduler, set up, and lines about defaults."""
+        from sweep.schedulers import BatchScheduler
+
+        lines: list[str] = []
+        optimizer = self.optimizer
+        if optimizer is None:
+            from sweep.optimizers.default import default_optimizer
+
+            optimizer, line = default_optimizer(space)
+            lines.append(line)
+        objectives = self.objectives()
+        if self.constraints:
+            optimizer = Constrained(optimizer, self.constraints)
+        optimizer.setup(space, objectives, seed)
+        scheduler = self.scheduler or BatchScheduler()
+        if "predict" in inspect.signature(scheduler.setup).parameters:
+            scheduler.setup(space, objectives, seed, getattr(optimizer, "predict", None))  # type: ignore[call-arg]  # it asks for it
+        else:
+            scheduler.setup(space, objectives, seed)
+        return optimizer, scheduler, lines
+
+    # ------------------------------------------------------------ running
+
+    def run(  # type: ignore[override]  # a sweep has no inputs
+        self,
+        budget: int | Budget | None = None,
+        *,
+        resume: Resume = "auto",
+        store: str | Path | None = None,
+        durability: Durability = "process",
+        smoke: bool = False,
+    ) -> SweepResult:
+        """Run the sweep, or go on where its latest run stopped. Inside an event loop, await it.
+
+        Args:
+            budget: Trials, or a Budget; None = until a finite source is exhausted, else 100 trials.
+            resume: Go on with the latest unfinished run of that name, never, or insist (a larger
+                budget then extends a finished run).
+            store: SQLite file; None = the constructor's.
+            durability: ``"process"`` survives kill -9, ``"power"`` a power cut.
+            smoke: One trial, one step: does it work at all? Kept apart from real runs.
+
+        Raises:
+            ContractError: Objective, space and strategies do not fit together; nothing has run.
+            ResumeRefused: ``resume="must"`` and the sweep has changed.
+        """
+        if budget is not None and (isinstance(budget, bool) or not isinstance(budget, int | Budget)):
+            raise ContractError(self.name, [f"budget={budget!r}: expected a number of trials, or Budget(…)"])
+
+        async def main(owns_loop: bool) -> SweepResult:
+            return await self._run_sweep(owns_loop, budget, resume, store, durability, smoke)
+
+        return launch(SweepResult, main, f"{type(self).__name__}.run()")
+
+    async def _run_sweep(
+        self,
+        owns_loop: bool,
+        budget: int | Budget | None,
+        resume: Resume,
+        store: str | Path | None,
+        durability: Durability,
+        smoke: bool,
+    ) -> SweepResult:
+        callee, space = self._built()
+        self._executor()
+        name = f"{self.name}-smoke" if smoke else self.name
+        identity = self._sweep_identity(callee, space)
+        spec = RunSpec(name, self.level, identity, self.fields, seed=self.seed, fresh_after_failure=True)
+        parent = current_activation()
+        async with AsyncExitStack() as stack:
+            if parent is None:
+                root = await stack.enter_async_context(open_root(owns_loop))
+                spec.extends = resume == "must" and budget is not None
+                place = store or self.store
+                how: Resume = "never" if smoke else resume
+                opened = await stack.enter_async_context(open_top(root, spec, place, how, durability))
+            elif parent.frame.handle is None:
+                raise ContractError(
+                    self.name, ["a sweep inside a pipeline that is not kept: run that pipeline under a name, run(name=…)"]
+                )
+            else:
+                root = parent.frame.root
+                opened = await stack.enter_async_context(open_child(parent, spec))
+            return await self._work(root, opened, callee, space, budget, smoke, parent)
+
+    async def _work(
+        self,
+        root: Root,
+        opened: Opened,
+        callee: Callee,
+        space: SearchSpace,
+        budget: int | Budget | None,
+        smoke: bool,
+        parent: Activation | None,
+    ) -> SweepResult:
+        """Replay what the store has, then go on."""
+        handle = opened.handle
+        executor, workers = self._executor()
+        optimizer, scheduler, lines = self._strategies(space, handle.seed)
+        machine = Machine(
+            self.objectives(), seed=handle.seed, repeats=self.repeats, retries=self.retries, max_failures=self.max_failures,
+            max_resource=getattr(scheduler, "max_resource", None), smoke=smoke, path=handle.path,
+            enqueue=[space.validate(params) for params in self.enqueue],
+        )  # fmt: skip
+        log = EventLog(handle.store, handle.run_id, handle.root_id)
+        past = log.read()
+        if opened.finished:
+            machine.apply(past)
+            return SweepResult.of_machine(self.name, opened, machine, space)
+        fresh = self._opening(past, machine, workers, budget, optimizer, scheduler, space, lines, handle)
+        log.write(fresh, machine.trials, current_clock().wall())
+        handle.store.commit()
+        self._replayed(machine, [*past, *fresh], optimizer, scheduler)
+        if machine.trials:
+            done = sum(trial.status.ended for trial in machine.trials)
+            say(f"resuming {handle.path!r}: {done} finished trials restored, {len(machine.trials) - done} go on")
+        for line in lines:
+            say(line)
+        conductor = Conductor(machine, scheduler, current_clock().wall)
+        driver = Driver(root, handle, conductor, optimizer, callee, executor, self.resources or Resources(), log)
+        driver.hooks = () if parent is None else parent.frame.hooks
+        driver.checkpoints = Checkpoints(handle.store, handle.root_id, machine)
+        root.stream.emit("run.resumed" if past else "run.started", handle.run_id, handle.path, sweep=driver)
+        end = await driver.run()
+        opened.status, opened.reason = end.status, end.reason
+        result = SweepResult.of_machine(self.name, opened, machine, space, text=end.text)
+        result.write(handle)
+        root.stream.emit("run.ended", handle.run_id, handle.path, status=str(end.status), result=result)
+        return result
+
+    def _opening(
+        self, past: list[ev.Event], machine: Machine, workers: int, budget: int | Budget | None, optimizer: Optimizer,
+        scheduler: Scheduler, space: SearchSpace, lines: list[str], handle: Any,
+    ) -> list[ev.Event]:  # fmt: skip
+        """Return the events with which this session begins."""
+        events: list[ev.Event] = [ev.Opened(current_clock().wall(), workers)]
+        if not past or budget is not None:
+            finite = bool(getattr(optimizer, "finite", False))
+            limits, line = budget_for(budget, finite=finite, n_trials=scheduler.n_trials)
+            lines += [line] if line else []
+            earlier = [event for event in past if isinstance(event, ev.BudgetSet)]
+            if not earlier or earlier[-1] != ev.BudgetSet.of(limits):
+                events.append(ev.BudgetSet.of(limits))
+        if not past and self.init_from is not None:
+            events.append(ev.Imported(earlier_trials(self.init_from, space, self.objectives(), handle.store)))
+        return events
+
+    @staticmethod
+    def _replayed(machine: Machine, events: list[ev.Event], optimizer: Optimizer, scheduler: Scheduler) -> None:
+        """Bring machine and strategies to where the journal left them."""
+        restore_optimizer = getattr(optimizer, "restore", None)
+        restore_scheduler = getattr(scheduler, "restore", None)
+        differences = replay(
+            machine,
+            events,
+            optimizer=optimizer if restore_optimizer is None else None,
+            scheduler=scheduler if restore_scheduler is None else None,
+        )
+        history = [*machine.standing.earlier, *machine.trials]
+        if restore_optimizer is not None and history:
+            restore_optimizer(history)
+        elif restore_optimizer is None:
+            for trial in machine.standing.earlier:
+                score = trial.score if trial.score is not None else float("nan")
+                optimizer.observe(trial, Result(score, metrics=trial.metrics, cost=trial.cost, failure=trial.error, trial=trial))
+        if restore_scheduler is not None and machine.trials:
+            restore_scheduler(machine.trials)
+        if differences:
+            say(f"a strategy answers otherwise than before ({differences[0]}); the journal stands")
+
+
+def _count_problems(sweep: SweepExperiment) -> list[str]:
+    """Return what is wrong with the numbers."""
+    problems: list[str] = []
+    for name, least in (("workers", 1), ("repeats", 1), ("retries", 0), ("max_failures", 0), ("seed", 0)):
+        value = getattr(sweep, name)
+        if value is not None and (isinstance(value, bool) or not isinstance(value, int) or value < least):
+            problems.append(f"{name}={value!r}: expected a whole number >= {least}")
+    metrics = [sweep.metric] if sweep.metric is None or isinstance(sweep.metric, str) else list(sweep.metric)
+    modes = [sweep.mode] if isinstance(sweep.mode, str) else list(sweep.mode)
+    if not isinstance(sweep.mode, str) and len(modes) != len(metrics):
+        problems.append(f"mode={sweep.mode!r}: {len(modes)} modes for {len(metrics)} metrics")
+    problems += [f"mode={mode!r}: expected 'min' or 'max'{did_you_mean(str(mode), ('min', 'max'))}" for mode in modes if mode not in ("min", "max")]
+    return problems
+
+
+def _strategy_problems(sweep: SweepExperiment) -> list[str]:
+    """Return what is wrong with the strategies by themselves."""
+    problems: list[str] = []
+    optimizer, scheduler = sweep.optimizer, sweep.scheduler
+    if isinstance(optimizer, type) or (optimizer is not None and not (hasattr(optimizer, "suggest") and hasattr(optimizer, "observe"))):
+        problems.append(f"optimizer={optimizer!r}: expected an object with suggest(n) and observe(trial, result), such as RandomOptimizer()")
+    if isinstance(scheduler, type) or (scheduler is not None and not hasattr(scheduler, "should_stop")):
+        problems.append(f"scheduler={scheduler!r}: expected an object with should_stop(trial), such as ASHAScheduler()")
+    if not problems and getattr(optimizer, "finite", False) and type(scheduler).__name__ == "PBTScheduler":
+        problems.append("PBT with a grid: PBT needs an optimizer that can go on for ever, such as RandomOptimizer()")
+    return problems
+
+
