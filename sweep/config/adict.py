@@ -6,14 +6,13 @@ the methods here that name them only wrap their plain result.
 
 from __future__ import annotations
 
-import hashlib
 import json
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from copy import deepcopy
 from os import PathLike
 from typing import Any, NoReturn, Protocol, Self, SupportsIndex, cast, final
 
-from sweep.config import compose, files, mmconfig
+from sweep.config import files
 from sweep.errors import ConfigError, did_you_mean
 
 __all__ = ["ADict", "Owner", "Path", "disown", "dotted", "leaves", "seal", "snapshot", "structural_hash", "unread"]
@@ -406,7 +405,9 @@ class ADict(_Guarded):
             path: A Python file of assignments (or JSON, YAML).
             execute: Consent to *run* Python files that are more than assignments.
         """
-        return self.merge(mmconfig.read_mm_config(path, execute=execute))
+        from sweep.config.mmconfig import read_mm_config
+
+        return self.merge(read_mm_config(path, execute=execute))
 
     @classmethod
     def compose_hierarchy(
@@ -419,7 +420,9 @@ class ADict(_Guarded):
         on_missing: str = "error",
     ) -> ADict:
         """Compose a directory of config groups; see :func:`sweep.config.compose.compose_hierarchy`."""
-        return cls(compose.compose_hierarchy(root, config_filename, select, overrides, required, on_missing))
+        from sweep.config.compose import compose_hierarchy
+
+        return cls(compose_hierarchy(root, config_filename, select, overrides, required, on_missing))
 
 
 _METHODS = frozenset(name for name in dir(ADict) if not name.startswith("__"))
@@ -437,6 +440,8 @@ def structural_hash(mapping: Mapping[Any, Any]) -> str:
         >>> structural_hash({"lr": 0.1}) == structural_hash({"lr": "0.1"})
         False
     """
+    import hashlib
+
     text = json.dumps(_shape(mapping), separators=(",", ":"))
     return hashlib.sha256(text.encode()).hexdigest()[:40]
 

@@ -43,6 +43,18 @@ _FLOAT = re.compile(r"[+-]?(?:[0-9]+\.[0-9]*(?:[eE][+-]?[0-9]+)?|\.[0-9]+(?:[eE]
 _CLOSING = {"[": "]", "(": ")", "{": "}"}
 _DEEPEST = 64
 _KEY = re.compile(r"[^\s.=\[\]-][^\s.=\[\]]*(?:\.[^\s.=\[\]]+)*")
+_RANGES = {
+    "uniform": "Uniform",
+    "log": "LogUniform",
+    "loguniform": "LogUniform",
+    "int": "Integer",
+    "integer": "Integer",
+    "logint": "LogInteger",
+    "normal": "Normal",
+    "lognormal": "LogNormal",
+    "choice": "Choice",
+    "ordinal": "Ordinal",
+}
 _RANGE = re.compile(r"(\w+)\((.*)\)", re.DOTALL)
 
 
@@ -342,38 +354,31 @@ def split_search(argv: Sequence[str]) -> tuple[list[str], dict[str, Distribution
 
 
 def _range(word: str, text: str) -> Distribution | None:
-    from sweep import space
-
     match = _RANGE.fullmatch(text)
     items = _items(match.group(2) if match else text)
-    if match is None:
-        return space.Choice(items[0]) if items is not None and len(items[0]) > 1 and not items[1] else None
-    kinds: dict[str, Any] = {
-        "uniform": space.Uniform,
-        "log": space.LogUniform,
-        "loguniform": space.LogUniform,
-        "int": space.Integer,
-        "integer": space.Integer,
-        "logint": space.LogInteger,
-        "normal": space.Normal,
-        "lognormal": space.LogNormal,
-        "choice": space.Choice,
-        "ordinal": space.Ordinal,
-    }
-    name = match.group(1)
-    if name not in kinds or items is None:
-        if items is not None and len(items[0]) > 1 and near_miss(name, kinds) is not None:
-            raise UnknownName("range", name, kinds, word)
+    if items is None:
         return None
     arguments, named = items
-    kind = kinds[name]
-    if name == "log" and all(type(bound) is int for bound in arguments[:2]):
-        kind = space.LogInteger
+    if match is None:
+        return _range_class("choice", ())(arguments) if len(arguments) > 1 and not named else None
+    name = match.group(1)
+    if name not in _RANGES:
+        if len(arguments) > 1 and near_miss(name, _RANGES) is not None:
+            raise UnknownName("range", name, _RANGES, word)
+        return None
+    kind = _range_class(name, arguments)
     try:
         found: Distribution = kind(arguments, **named) if name in ("choice", "ordinal") else kind(*arguments, **named)
     except TypeError as error:
         raise ConfigError(f"{word!r}: {error}") from error
     return found
+
+
+def _range_class(name: str, arguments: Sequence[Any]) -> Any:
+    from sweep import space
+
+    whole = name == "log" and all(type(bound) is int for bound in arguments[:2])
+    return getattr(space, "LogInteger" if whole else _RANGES[name])
 
 
 def _items(text: str) -> tuple[list[Any], dict[str, Any]] | None:

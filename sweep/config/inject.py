@@ -39,9 +39,9 @@ def fill(
         TypeError: The remaining arguments do not fit the function.
     """
     signature = inspect.signature(function)
-    targets = _targets(function, signature, configs, types, args, kwargs)
-    callers = {*kwargs, *_given(signature, args, configs)}
-    targets = {parameter: scope for parameter, scope in targets.items() if parameter not in callers}
+    given = _given(signature, args, configs)
+    targets = _targets(function, signature, configs, types, args, kwargs, bool(given))
+    targets = {parameter: scope for parameter, scope in targets.items() if parameter not in {*kwargs, *given}}
     rest = [parameter for parameter in signature.parameters.values() if parameter.name not in targets]
     bound = signature.replace(parameters=rest).bind(*args, **kwargs)
     for parameter, scope in targets.items():
@@ -60,7 +60,7 @@ def _given(signature: inspect.Signature, args: Sequence[Any], configs: Mapping[s
         bound = signature.bind_partial(*args).arguments
     except TypeError:
         return set()
-    kinds: tuple[type, ...] = (Mapping, *map(type, configs.values()))
+    kinds = (ADict, *(type(config) for config in configs.values()))
     return {name for name, value in bound.items() if isinstance(value, kinds)}
 
 
@@ -71,63 +71,52 @@ def _targets(
     types: Mapping[str, type],
     args: Sequence[Any],
     kwargs: Mapping[str, Any],
+    has_config: bool,
 ) -> dict[str, str]:
+    """Return the scope of each parameter that takes a config; ``has_config``: the caller passes one itself."""
     hints = _hints(function)
     found: dict[str, str] = {}
     for parameter in signature.parameters.values():
-        hint = hints.get(parameter.name)
-        by_type = [scope for scope, model in types.items() if _means(hint, model)]
+        by_type = [scope for scope, model in types.items() if _means(hints.get(parameter.name), model)]
         if len(by_type) == 1:
             found[parameter.name] = by_type[0]
         elif parameter.name in configs and parameter.kind is not inspect.Parameter.VAR_KEYWORD:
             found[parameter.name] = parameter.name
-    if found or len(configs) > 1:
-        _all_bound(function, signature, configs, found, args, kwargs)
+    unbound = [one for one in signature.parameters.values() if _is_open(one) and one.name not in {*kwargs, *found}]
+    by_position = [one.name for one in unbound if one.kind in _BY_POSITION]
+    if len(configs) > 1:
+        for name in by_position[len(args) :]:
+            meant = did_you_mean(name, configs) or f"; the scopes are: {', '.join(configs)}"
+            raise ConfigError(f"{_name(function)}: parameter {name!r} is the name of no scope{meant}")
         return found
-    scope = next(iter(configs))
-    names = [
-        one.name
-        for one in signature.parameters.values()
-        if one.kind in _BY_POSITION and one.default is one.empty and one.name not in kwargs
-    ]
-    names = names[1:] if names[:1] in (["self"], ["cls"]) else names
-    free = len(names) - len(args) + (next(iter(signature.parameters), "") in ("self", "cls"))
-    marked = [name for name in names if _means(hints.get(name), ADict)]
-    if len(marked) == 1:
-        return {marked[0]: scope}
-    keyword = [
-        one.name
-        for one in signature.parameters.values()
-        if one.kind is inspect.Parameter.KEYWORD_ONLY and one.default is one.empty and one.name not in kwargs
-    ]
-    if not names and len(keyword) == 1:
-        return {keyword[0]: scope}
+    if found or has_config:
+        return found
+    marked = [one.name for one in unbound if _means(hints.get(one.name), ADict)]
+    names = marked if len(marked) == 1 else _free(function, unbound, by_position, len(args))
+    return {name: scope for name in names for scope in configs}
+
+
+def _is_open(parameter: inspect.Parameter) -> bool:
+    keyword = parameter.kind is inspect.Parameter.KEYWORD_ONLY
+    return parameter.default is parameter.empty and (keyword or parameter.kind in _BY_POSITION)
+
+
+def _free(
+    function: Callable[..., Any], unbound: Sequence[inspect.Parameter], by_position: Sequence[str], given: int
+) -> list[str]:
+    """Return the one parameter that the only config fills: the first by position, else the only keyword."""
+    names, own = list(by_position), by_position[:1] in (["self"], ["cls"])
+    free = len(names) - given
+    names = names[1:] if own else names
+    by_keyword = [one.name for one in unbound if one.kind not in _BY_POSITION]
+    if free <= 0 and len(by_keyword) == 1:
+        return by_keyword
     if free > 1:
         raise ConfigError(
             f"{_name(function)} has {free} parameters that nothing binds: {', '.join(names)}; "
-            f"call the one that takes the config {scope!r}, or annotate it with ADict"
+            "annotate the one that takes the config with ADict, or name it as the scope is named"
         )
-    return {names[0]: scope} if names and free == 1 else {}
-
-
-def _all_bound(
-    function: Callable[..., Any],
-    signature: inspect.Signature,
-    configs: Mapping[str, Any],
-    found: Mapping[str, str],
-    args: Sequence[Any],
-    kwargs: Mapping[str, Any],
-) -> None:
-    """Say which scope a parameter that nothing binds was probably meant to be."""
-    open_names = [
-        one.name
-        for one in signature.parameters.values()
-        if one.kind in _BY_POSITION and one.default is one.empty and one.name not in {*found, *kwargs}
-    ]
-    for name in open_names[len(args) :]:
-        if len(configs) > 1:
-            meant = did_you_mean(name, configs) or f"; the scopes are: {', '.join(configs)}"
-            raise ConfigError(f"{_name(function)}: parameter {name!r} is the name of no scope{meant}")
+    return names[:1] if free == 1 else []
 
 
 def _hints(function: Callable[..., Any]) -> dict[str, Any]:

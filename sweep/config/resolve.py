@@ -476,6 +476,17 @@ def _changed(value: Any, before: Any) -> bool:
     return value is not before and not (type(value) in (*_PLAIN, set) and value == before)
 
 
+# How a known value types an explicit one: what it is, in words; whether a value fits; what it becomes.
+_RULES: tuple[tuple[tuple[type, ...], str, Callable[[Any], bool], Callable[[Any, Any], Any]], ...] = (
+    ((str,), "text", lambda value: isinstance(value, str), lambda value, known: value),
+    ((bool,), "true or false", lambda value: value in (0, 1), lambda value, known: bool(value)),
+    ((float,), "a number", lambda value: type(value) in (int, float), lambda value, known: float(value)),
+    ((int,), "a number", lambda value: type(value) in (int, float), lambda value, known: value),
+    ((list, tuple), "a list", lambda value: isinstance(value, list | tuple), lambda value, known: type(known)(value)),
+    ((PurePath,), "a path", lambda value: isinstance(value, str), lambda value, known: type(known)(value)),
+)
+
+
 def _coerced(item: Assignment, known: Any) -> Any:
     """Return an explicit value in the type of the value it overrides.
 
@@ -485,31 +496,17 @@ def _coerced(item: Assignment, known: Any) -> Any:
     value = item.value
     if known is REMOVED or known is None or value is None:
         return value
-    fits: Callable[[], Any] | None = None
-    if isinstance(known, str):
-        fits = (lambda: value) if item.text is None else (lambda: value if isinstance(value, str) else item.text)
-        wrong = item.text is None and not isinstance(value, str)
-    elif isinstance(known, bool):
-        wrong = value not in (0, 1)  # True and False are, too
-        fits = lambda: bool(value)  # noqa: E731  # one of five conversions chosen here
-    elif isinstance(known, int | float):
-        wrong = isinstance(value, bool) or not isinstance(value, int | float)
-        if isinstance(known, float) and type(value) is int:
-            fits = lambda: float(value)  # noqa: E731  # one of five conversions chosen here
-    elif isinstance(known, list | tuple):
-        wrong = not isinstance(value, list | tuple)
-        fits = lambda: type(known)(value)  # noqa: E731  # one of five conversions chosen here
-    elif isinstance(known, PurePath):
-        wrong = not isinstance(value, str)
-        fits = lambda: type(known)(value)  # noqa: E731  # one of five conversions chosen here
-    else:
-        wrong = False
-    if wrong:
-        kind = {int: "a number", float: "a number", bool: "true or false", str: "text"}.get(type(known), "a list")
-        shown = item.text if item.text is not None else repr(value)
-        hint = _range_hint(shown)
-        raise ConfigError(f"{item.source!r}: {dotted(item.path)!r} is {kind} ({known!r}), got {shown}{hint}")
-    return fits() if fits is not None else value
+    if isinstance(known, str) and item.text is not None:
+        return value if isinstance(value, str) else item.text  # where text stands, all that is written is text
+    for kinds, words, fits, convert in _RULES:
+        if isinstance(known, kinds):
+            if fits(value):
+                return convert(value, known)
+            shown = item.text if item.text is not None else repr(value)
+            raise ConfigError(
+                f"{item.source!r}: {dotted(item.path)!r} is {words} ({known!r}), got {shown}{_range_hint(shown)}"
+            )
+    return value
 
 
 def _range_hint(text: str) -> str:

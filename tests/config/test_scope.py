@@ -423,6 +423,14 @@ def test_injection() -> None:
     def by_type(x: int, settings: Model) -> Any:
         return x, settings.lr
 
+    @scope
+    def mixed(x: int, *, cfg: ADict) -> Any:
+        return x, cfg.lr
+
+    @scope
+    def options(values: dict[str, int], config: Any) -> Any:
+        return values, config.lr
+
     class Trainer:
         @scope
         def train(self, cfg: ADict, x: int = 1) -> Any:
@@ -437,6 +445,8 @@ def test_injection() -> None:
     assert none() == 3
     assert by_type(4) == (4, 0.1)
     assert Trainer().train(x=2) == ("Trainer", 0.001, 2)
+    assert mixed(1) == (1, 0.001)
+    assert options({"a": 1}) == ({"a": 1}, 0.001)
     assert only(ADict(lr=9)) == only(anything=ADict(lr=9)) == 9
     with pytest.raises(ConfigError, match=r"two\(\) has 2 parameters.*a, b"):
         two()
