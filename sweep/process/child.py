@@ -239,10 +239,9 @@ class _PipeSession:
         self._lock = threading.Lock()  # user threads may report, too
 
     def report(self, step: int, metrics: Mapping[str, float]) -> Decision:
-        one_way = self.next_decision is not None and step < self.next_decision
-        frame = wire.note([step, dict(metrics), one_way])
-        if one_way:
-            self._tell(Kind.REPORT, frame)
+        frame = wire.note([step, dict(metrics)])
+        if self.next_decision is not None and step < self.next_decision:
+            self._tell(Kind.TOLD, frame)
             return Decision.CONTINUE
         decision, self.next_decision = wire.load(self._ask(Kind.REPORT, frame).parts)
         return Decision(decision)

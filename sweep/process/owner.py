@@ -409,11 +409,8 @@ class _Child:
                 return
             if frame.kind in (Kind.VALUE, Kind.ENDED):
                 self._last = frame
-            elif frame.kind in (Kind.LOG, Kind.METRIC):
-                _tell(frame, session)
-            elif frame.kind is Kind.REPORT and frame.note()[2]:
-                step, metrics, _ = frame.note()
-                decision = session.report(step, metrics)
+            elif frame.kind in (Kind.LOG, Kind.METRIC, Kind.TOLD):
+                decision = _tell(frame, session)
                 self._decision = None if decision is Decision.CONTINUE else decision
             else:
                 await self._answer(frame, session, threads)
@@ -438,19 +435,22 @@ _SIGNALS = {
 }
 
 
-def _tell(frame: Frame, session: Session) -> None:
+def _tell(frame: Frame, session: Session) -> Decision:
+    """Tell the session what the child does not wait for."""
     note = frame.note()
+    if frame.kind is Kind.TOLD:
+        return session.report(*note)
     if frame.kind is Kind.LOG:
         session.log(note)
     else:
         session.log_metric(*note)
+    return Decision.CONTINUE
 
 
 async def _ask(frame: Frame, session: Session, threads: WorkerThreads) -> Any:
     """Return the session's answer; what touches the disk does so in a thread, and to its end."""
     if frame.kind is Kind.REPORT:
-        step, metrics, _ = frame.note()
-        decision = session.report(step, metrics)
+        decision = session.report(*frame.note())
         return decision.value, session.next_decision
     with anyio.CancelScope(shield=True):
         if frame.kind is Kind.SAVE:

@@ -38,7 +38,8 @@ CHILD_VARIABLE = "SWEEP_CHILD_PID"
 Parts = Sequence[bytes | bytearray | memoryview]
 
 _HEAD = struct.Struct("!BI")
-_JOINED = 1 << 16  # frames up to this many bytes are sent by one call
+_SHORT = struct.Struct("!BIQ")  # the head of a frame of one part
+_CHUNK = 1 << 16  # frames up to this many bytes are sent, and read ahead, by one call
 
 
 class Kind(IntEnum):
@@ -49,7 +50,7 @@ class Kind(IntEnum):
     START = 3  # owner to server: note (cpus, gpus, output …)
     STATUS = 4  # server to owner: note (pid; later exit code or signal)
     TASK = 5  # owner to child: note, function, arguments
-    REPORT = 6  # child to owner: [step, metrics, one-way]
+    REPORT = 6  # child to owner: [step, metrics]
     SAVE = 7  # child to owner: value
     LOAD = 8  # child to owner
     LOG = 9  # child to owner: message
@@ -59,6 +60,7 @@ class Kind(IntEnum):
     FAULT = 13  # owner to child: exception that the session raised
     VALUE = 14  # child to owner: what the function returned
     ENDED = 15  # child to owner: note (stopped, paused, or the error)
+    TOLD = 16  # child to owner: [step, metrics], a report below the next decision
 
 
 class Frame(NamedTuple):
@@ -137,7 +139,7 @@ def receive(sock: socket.socket) -> Frame:
     Raises:
         EOFError: The other end is gone.
     """
-    reading = _frame(sock)
+    reading = _frame(sock, None)
     while True:
         try:
             next(reading)
@@ -153,6 +155,7 @@ class Stream:
     def __init__(self, sock: socket.socket) -> None:
         sock.setblocking(False)
         self.socket = sock
+        self._ahead = bytearray()
         self._reading: Generator[None, None, Frame] | None = None
 
     async def receive(self) -> Frame:
@@ -162,7 +165,7 @@ class Stream:
             EOFError: The other end is gone.
         """
         if self._reading is None:
-            self._reading = _frame(self.socket)
+            self._reading = _frame(self.socket, self._ahead)
         while True:
             try:
                 next(self._reading)
@@ -193,33 +196,52 @@ class Stream:
 
 def _pieces(kind: Kind, parts: Parts) -> Parts:
     """Return a frame as buffers to send one after another."""
+    if len(parts) == 1 and isinstance(part := parts[0], bytes) and len(part) <= _CHUNK:
+        return [_SHORT.pack(kind, 1, len(part)) + part]
     sizes = [memoryview(part).nbytes for part in parts]
     head = _HEAD.pack(kind, len(parts)) + struct.pack(f"!{len(parts)}Q", *sizes)
-    return [b"".join([head, *parts])] if sum(sizes) <= _JOINED else [head, *parts]
+    return [b"".join([head, *parts])] if sum(sizes) <= _CHUNK else [head, *parts]
 
 
-def _frame(sock: socket.socket) -> Generator[None, None, Frame]:
-    """Read one frame; yields where a non-blocking socket has nothing yet."""
-    kind, count = _HEAD.unpack((yield from _exactly(sock, _HEAD.size)))
-    sizes = struct.unpack(f"!{count}Q", (yield from _exactly(sock, 8 * count)))
+def _frame(sock: socket.socket, ahead: bytearray | None) -> Generator[None, None, Frame]:
+    """Read one frame; yields where a non-blocking socket has nothing yet.
+
+    Args:
+        sock: Where to read.
+        ahead: Keeps what was read beyond this frame; None = read no further.
+    """
+    kind, count = _HEAD.unpack((yield from _exactly(sock, ahead, _HEAD.size)))
+    sizes = struct.unpack(f"!{count}Q", (yield from _exactly(sock, ahead, 8 * count)))
     parts = []
     for size in sizes:
-        parts.append((yield from _exactly(sock, size)))  # a comprehension cannot yield
+        parts.append((yield from _exactly(sock, ahead, size)))  # a comprehension cannot yield
     return Frame(Kind(kind), parts)
 
 
-def _exactly(sock: socket.socket, count: int) -> Generator[None, None, bytearray]:
+def _exactly(sock: socket.socket, ahead: bytearray | None, count: int) -> Generator[None, None, bytearray]:
     data = bytearray(count)
     view, filled = memoryview(data), 0
-    while filled < count:
+    while True:
+        if ahead:
+            taken = min(len(ahead), count - filled)
+            view[filled : filled + taken] = ahead[:taken]
+            del ahead[:taken]
+            filled += taken
+        if filled == count:
+            return data
         try:
-            got = sock.recv_into(view[filled:])
+            if ahead is None or count - filled >= _CHUNK:
+                filled += _some(sock.recv_into(view[filled:]))
+            else:
+                ahead += (more := sock.recv(_CHUNK))
+                _some(len(more))
         except BlockingIOError:
             yield
-            continue
         except ConnectionError as error:
             raise EOFError("the connection broke") from error
-        if not got:
-            raise EOFError("the other end has closed the connection")
-        filled += got
-    return data
+
+
+def _some(got: int) -> int:
+    if not got:
+        raise EOFError("the other end has closed the connection")
+    return got
