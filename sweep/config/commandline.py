@@ -28,7 +28,16 @@ if TYPE_CHECKING:
 
     from sweep.space import Distribution
 
-__all__ = ["Arguments", "Assignment", "Unset", "parse_arguments", "parse_text", "parse_value", "split_search"]
+__all__ = [
+    "Arguments",
+    "Assignment",
+    "Unset",
+    "parse_arguments",
+    "parse_text",
+    "parse_value",
+    "range_hint",
+    "split_search",
+]
 
 _WORDS: dict[str, Any] = {
     **{word: True for word in ("true", "True")},
@@ -351,6 +360,13 @@ def split_search(argv: Sequence[str]) -> tuple[list[str], dict[str, Distribution
         else:
             ranges[key] = found
     return rest, ranges
+
+
+def range_hint(text: str) -> str:
+    """Return a hint for text that looks like a search range where one value is expected."""
+    if "," not in text or text[:1] in _CLOSING:
+        return ""
+    return "; search ranges are read by `sweep run`, and by split_search"
 
 
 def _range(word: str, text: str) -> Distribution | None:

@@ -60,7 +60,7 @@ def _given(signature: inspect.Signature, args: Sequence[Any], configs: Mapping[s
         bound = signature.bind_partial(*args).arguments
     except TypeError:
         return set()
-    kinds = (ADict, *(type(config) for config in configs.values()))
+    kinds: tuple[type, ...] = (ADict, *(type(config) for config in configs.values()))
     return {name for name, value in bound.items() if isinstance(value, kinds)}
 
 

@@ -11,7 +11,7 @@ from typing import Any, final
 
 from sweep.config import adict as adict_module
 from sweep.config.adict import ADict, Path, disown, dotted, leaves, seal, snapshot, unread
-from sweep.config.commandline import Assignment
+from sweep.config.commandline import Assignment, range_hint
 from sweep.config.layers import REMOVED, History, Layer, Mark, diff, history
 from sweep.config.schema import Schema
 from sweep.config.views import Plan, SuspendedView, View
@@ -504,11 +504,6 @@ def _coerced(item: Assignment, known: Any) -> Any:
                 return convert(value, known)
             shown = item.text if item.text is not None else repr(value)
             raise ConfigError(
-                f"{item.source!r}: {dotted(item.path)!r} is {words} ({known!r}), got {shown}{_range_hint(shown)}"
+                f"{item.source!r}: {dotted(item.path)!r} is {words} ({known!r}), got {shown}{range_hint(shown)}"
             )
     return value
-
-
-def _range_hint(text: str) -> str:
-    looks = "," in text and text[:1] not in ("[", "(", "{")
-    return "; search ranges are read by `sweep run`, and by split_search" if looks else ""

@@ -8,7 +8,7 @@ from functools import cache
 from typing import TYPE_CHECKING, Annotated, Any, Union, cast, final, get_args, get_origin
 
 from sweep.config.adict import Path, dotted, leaves
-from sweep.config.commandline import Assignment
+from sweep.config.commandline import Assignment, range_hint
 from sweep.errors import ConfigError, UnknownName
 
 if TYPE_CHECKING:
@@ -88,7 +88,8 @@ class Schema:
                 complaint = complaint or f"{type(value).__name__} is no {type(result).__name__}"
                 continue
             return value if _inner_model(found.annotation) is not None else result
-        raise ConfigError(f"{dotted(item.path)!r}{_at(item.source)}: {complaint}, got {item.text or item.value!r}")
+        shown = item.text or repr(item.value)
+        raise ConfigError(f"{dotted(item.path)!r}{_at(item.source)}: {complaint}, got {shown}{range_hint(shown)}")
 
     def build(self, values: Mapping[str, Any], where: Where) -> BaseModel:
         """Validate the merged values and return the frozen model.

@@ -47,6 +47,7 @@ class _Configurable(ABC):
 
     def __init__(self) -> None:
         self._main = "main"
+        self._of_script = False  # a function of the running script uses it, so that sys.argv is for it
         self._parsed: tuple[str, ...] | None = None
         self._begin()
 
@@ -57,7 +58,7 @@ class _Configurable(ABC):
 
     def __getstate__(self) -> dict[str, Any]:
         state = {name: value for name, value in self.__dict__.items() if name not in ("_lock", "_known", "_used")}
-        return state | {"_parsed": self._argv("__main__")}  # elsewhere sys.argv is somebody else's
+        return state | {"_parsed": self._argv()}  # elsewhere sys.argv is somebody else's
 
     def __setstate__(self, state: dict[str, Any]) -> None:
         self.__dict__.update(state)
@@ -148,6 +149,7 @@ class _Configurable(ABC):
             ConfigError: When it is called: see :meth:`resolve`.
         """
         self._main = function.__name__
+        self._of_script = self._of_script or function.__module__ == "__main__"
         if inspect.iscoroutinefunction(function):
 
             @functools.wraps(function)
@@ -214,7 +216,8 @@ class _Configurable(ABC):
         if module is None and self._used is not None:
             return self._used
         if module is None:
-            module = next((view.call.__module__ for scope in self.scopes for view in scope.views.values()), "")
+            views = [view.call.__module__ for scope in self.scopes for view in scope.views.values()]
+            module = "__main__" if self._of_script or "__main__" in views else ""
         script = hasattr(sys.modules.get("__main__"), "__file__") or sys.argv[:1] == ["-c"]  # no notebook or prompt
         return tuple(sys.argv[1:]) if module == "__main__" and script else ()
 
@@ -328,6 +331,8 @@ class Scope(_Configurable):
         chained = [*_several(needs), *_several(chain_with)]
 
         def add(function: F) -> F:
+            if inspect.iscoroutinefunction(function):
+                raise ConfigError(f"view {name or function.__name__!r} is async; a view is a plain function")
             view = View(name or function.__name__, function, default, priority, lazy, tuple(dict.fromkeys(chained)))
             if view.name in self.views:
                 raise ConfigError(

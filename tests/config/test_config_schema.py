@@ -58,7 +58,8 @@ def test_defaults_and_overrides_in_the_schemas_types() -> None:
 @pytest.mark.parametrize(
     ("word", "said"),
     [
-        ("lr=abc", r"'lr' \(lr=abc\).*number.*'abc'"),
+        ("lr=abc", r"'lr' \(lr=abc\).*number.*got abc"),
+        ("lr=log(1e-5,1e-1)", "search ranges are read by"),
         ("lr=-1", "greater than 0"),
         ("lr=%0.1%", "str is no float"),
         ("lr=__import__('os').mkdir('made')", "'lr'"),

@@ -240,6 +240,11 @@ def test_names_of_views() -> None:
     for name in ("manual", "--x", "a=b", "a b"):
         with pytest.raises(ConfigError, match="cannot be the name"):
             scope.observe(name)(lambda cfg: None)
+    with pytest.raises(ConfigError, match="plain function"):
+
+        @scope.observe()
+        async def later(cfg: ADict) -> None: ...
+
     with pytest.raises(ConfigError, match="parentheses"):
         scope.observe(lambda cfg: None)  # type: ignore[arg-type]  # what is tested
     with pytest.raises(UnknownName, match="did you mean 'high-lr'"):
