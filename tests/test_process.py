@@ -646,3 +646,61 @@ async def test_output_is_kept_by_attempt_whoever_wrote_it(tmp_path: Path) -> Non
     errors = (tmp_path / "out" / "stderr.log").read_text().splitlines()
     assert errors[-2:] == ["loudly", "to stderr"]
     assert json.dumps(errors).count("attempt") == 2
+
+
+# ---------------------------------------------------------------- shared servers
+
+
+@linux_only
+@pytest.mark.anyio
+async def test_a_second_opening_that_fails_leaves_the_first_ones_children_alone(tmp_path: Path) -> None:
+    executor, session = ProcessExecutor(), RecordingSession()
+    async with executor.open([family_that_waits]), anyio.create_task_group() as group:
+        group.start_soon(executor.run, Task(family_that_waits, {"path": tmp_path / "go"}, "ctx"), session)
+        await until(lambda: session.reports)
+        trap = _Trap()
+        with pytest.raises(ContractError):
+            async with executor.open([lambda: trap]):
+                raise AssertionError("opened")
+        (tmp_path / "go").touch()
+    assert [step for step, _ in session.reports] == [1, 2]
+
+
+class _Trap:
+    def __reduce__(self) -> Any:
+        return exec_trap, ()
+
+
+def family_that_waits(path: Path, ctx: Context) -> None:
+    ctx.report(1)
+    wait_until(path.exists)
+    ctx.report(2)
+
+
+@linux_only
+@pytest.mark.anyio
+async def test_what_the_imports_started_stays_until_the_server_ends(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A module that starts a helper process when it is imported."""
+    module = """
+        import os, subprocess, sys
+        HELPER = subprocess.Popen([sys.executable, "-c", "import time; time.sleep(300)"]) if os.getppid() else None
+        def helper():
+            return HELPER.pid
+    """
+    (tmp_path / "with_helper.py").write_text(textwrap.dedent(module))
+    monkeypatch.syspath_prepend(str(tmp_path))
+    import with_helper  # type: ignore[import-not-found]  # written above
+
+    try:
+        executor = ProcessExecutor()
+        async with executor.open([with_helper.helper]):
+            pids = [await executor.run(Task(with_helper.helper, {}), RecordingSession()) for _ in range(2)]
+            assert pids[0] == pids[1] != with_helper.HELPER.pid
+            assert alive(pids[0])
+        assert not alive(pids[0])
+    finally:
+        with_helper.HELPER.kill()
+        with_helper.HELPER.wait()
+        del sys.modules["with_helper"]

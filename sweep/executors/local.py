@@ -85,7 +85,7 @@ class _LocalExecutor(Executor):
     async def _run_here(self, task: Task, session: Session, held: _Open, turn: AbstractAsyncContextManager[Any]) -> Any:
         """Run a task in this process: async on the loop, sync in a worker thread when it is its turn."""
         asynchronous = _is_async(task.function)
-        async with held.placement.hold(task.resources), nullcontext() if asynchronous else turn:
+        async with held.placement.hold(task.resources, _name(task)), nullcontext() if asynchronous else turn:
             with _Guard(session) as guard:
                 return await _limited(task, guard, None if asynchronous else held.threads)
 
@@ -157,7 +157,7 @@ class ProcessExecutor(_LocalExecutor):
     async def run(self, task: Task, session: Session) -> Any:
         """Run one task; see :meth:`Executor.run`."""
         held = self._held()
-        async with held.placement.hold(task.resources) as gpus:
+        async with held.placement.hold(task.resources, _name(task)) as gpus:
             return await held.server.run(task, session, gpus if task.resources.gpus else None)
 
 
@@ -216,8 +216,7 @@ async def _limited(task: Task, session: Session, threads: WorkerThreads | None) 
     late = limit is not None and (clock.now() - began > limit)
     if scope is None or not (scope.cancelled_caught or late):
         return value
-    name = task.facts.get("path") or getattr(task.function, "__qualname__", repr(task.function))
-    text = f"{name!r} did not finish within its time limit of {limit:g} s"
+    text = f"{_name(task)} did not finish within its time limit of {limit:g} s"
     if scope.cancelled_caught and threads is not None:
         text += "; its thread was abandoned and runs on (executor='process' can kill it)"
         warnings.warn(text, RuntimeWarning, stacklevel=2)
@@ -236,12 +235,17 @@ async def _call(task: Task, session: Session, threads: WorkerThreads | None) -> 
         return await value if inspect.isawaitable(value) else value
     except SystemExit as error:
         code = error.code if isinstance(error.code, int) else int(error.code is not None)
-        raise TrialFailed(f"the task called sys.exit({error.code!r})", exit_code=code) from error
+        raise TrialFailed(f"{_name(task)} called sys.exit({error.code!r})", exit_code=code) from error
     except BaseExceptionGroup as group:
         decision = decision_in(group)
         if decision is not None:
             raise decision from group
         raise
+
+
+def _name(task: Task) -> str:
+    path = task.facts.get("path")
+    return f"trial {path!r}" if path else f"{getattr(task.function, '__qualname__', repr(task.function))}()"
 
 
 def _is_async(function: Callable[..., Any]) -> bool:

@@ -65,7 +65,7 @@ class Placement:
         self._held = 0
         self._waiting: deque[_Waiter] = deque()
 
-    def check(self, resources: Resources) -> None:
+    def check(self, resources: Resources, what: str = "a task") -> None:
         """Refuse what can never be met.
 
         Raises:
@@ -73,22 +73,22 @@ class Placement:
         """
         gpus = len(self._free)
         if resources.cpus > self._cpus:
-            raise PlacementError("a task", f"{resources.cpus:g} cpus", f"{self._cpus} cpus")
+            raise PlacementError(what, f"{resources.cpus:g} cpus", f"{self._cpus} cpus")
         if resources.gpus > gpus:
-            raise PlacementError("a task", f"{resources.gpus:g} gpus", f"{gpus} gpus")
+            raise PlacementError(what, f"{resources.gpus:g} gpus", f"{gpus} gpus")
         if resources.gpus > 1 and resources.gpus != int(resources.gpus):
-            raise PlacementError("a task", f"{resources.gpus:g} gpus", "a part of one gpu, or whole ones")
+            raise PlacementError(what, f"{resources.gpus:g} gpus", "a part of one gpu, or whole ones")
         if self._memory is not None and (resources.memory or 0) > self._memory:
-            raise PlacementError("a task", f"{resources.memory} bytes of memory", f"{self._memory} bytes")
+            raise PlacementError(what, f"{resources.memory} bytes of memory", f"{self._memory} bytes")
 
     @asynccontextmanager
-    async def hold(self, resources: Resources) -> AsyncIterator[tuple[str, ...]]:
+    async def hold(self, resources: Resources, what: str = "a task") -> AsyncIterator[tuple[str, ...]]:
         """Hold resources, waiting for them if others have them; gives the names of the GPUs.
 
         Raises:
             PlacementError: More is asked for than there is.
         """
-        self.check(resources)
+        self.check(resources, what)
         memory = 0 if self._memory is None else int(resources.memory or 0)
         cpus = round(resources.cpus * _UNIT) if resources.cpus > 1 else 0
         need = _Need(cpus, round(resources.gpus * _UNIT), memory)

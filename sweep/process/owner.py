@@ -86,6 +86,7 @@ class ForkServer:
         self._preloads = True
         self._process: subprocess.Popen[bytes] | None = None
         self._control: socket.socket | None = None
+        self._retired: list[tuple[subprocess.Popen[bytes], socket.socket]] = []
 
     @property
     def pid(self) -> int | None:
@@ -153,22 +154,21 @@ class ForkServer:
 
     async def close(self) -> None:
         """End the server and every child; returns when it is gone."""
-        process, self._process = self._process, None
-        if self._control is not None:
-            self._control.close()
-            self._control = None
-        if process is None:
-            return
+        self._retire()
+        servers, self._retired = self._retired, []
+        for _, control in servers:
+            control.close()
         with anyio.CancelScope(shield=True):
-            with anyio.move_on_after(_PATIENCE):
-                await self._threads.run(process.wait)
-            if process.poll() is None:
-                process.kill()
-                process.wait()
+            for process, _ in servers:
+                with anyio.move_on_after(_PATIENCE):
+                    await self._threads.run(process.wait)
+                if process.poll() is None:
+                    process.kill()
+                    process.wait()
 
     async def _start(self) -> None:
         """Start a server and preload all functions."""
-        await self.close()
+        self._retire()  # a dead one, if any
         ours, theirs = socket.socketpair()
         path = os.pathsep.join(filter(None, [_PACKAGE, os.environ.get("PYTHONPATH", "")]))
         with theirs:
@@ -180,7 +180,17 @@ class ForkServer:
                 start_new_session=True,
             )
         self._control = ours
-        await self._setup(self._functions if self._preloads else [])
+        try:
+            await self._setup(self._functions if self._preloads else [])
+        except BaseException:
+            await self.close()
+            raise
+
+    def _retire(self) -> None:
+        """Fork no more from this server, but let its children finish."""
+        if self._process is not None and self._control is not None:
+            self._retired.append((self._process, self._control))
+        self._process = self._control = None
 
     async def _setup(self, functions: Sequence[Callable[..., Any]]) -> None:
         """Have the server take over our surroundings and load functions."""
@@ -189,12 +199,12 @@ class ForkServer:
             self._by_value.append(module)  # it cannot be imported by its name (loaded from a file, say)
             answer = await self._ask(functions)
         if "error" in answer:
-            await self.close()
             raise ContractError(
                 "executor 'process'", [f"the objective cannot be imported in a child process:\n{answer['error']}"]
             )
         if answer["cuda"]:
             self._preloads = False
+            self._retire()
             sys.stderr.write("sweep: importing the objective initialises CUDA: children are spawned, not forked\n")
             await self._start()
 
@@ -216,7 +226,6 @@ class ForkServer:
             await stream.send(Kind.SETUP, wire.note(surroundings), *parts)
             answer: dict[str, Any] = (await stream.receive()).note()
         except (EOFError, OSError) as error:
-            await self.close()
             raise TrialFailed("the fork server died while it imported the objective", kind="lost") from error
         finally:
             stream.close()
@@ -255,7 +264,7 @@ class ForkServer:
             "kwargs": dict(job.kwargs),
             "context_name": job.context_name,
             "facts": dict(job.facts),
-            "directory": job.directory,
+            "directory": None if job.directory is None else job.directory.absolute(),
             "remaining": job.resources.time_limit,
             "next_decision": session.next_decision,
             "backend": _backend(),
@@ -275,7 +284,7 @@ class ForkServer:
             "cpus": job.resources.cpus,
             "gpus": None if gpus is None else list(gpus),
             "memory": job.resources.memory,
-            "output": None if job.output is None else str(job.output),
+            "output": None if job.output is None else str(job.output.absolute()),
             "title": f"{job.facts.get('path') or _name(job.function)}, attempt {job.facts.get('attempt', 1)}",
         }
         (handle, handle_there), (talk, talk_there) = socket.socketpair(), socket.socketpair()

@@ -67,6 +67,7 @@ class _Server:
         self._control = control
         self._owner = os.getppid()
         self._functions: list[Callable[..., Any]] = []
+        self._kept: set[int] = set()  # processes that the imports have started
         self._pools: Any = None  # finding the numeric libraries takes longer than a fork
         self._live: set[_Live] = set()
         self._selector = selectors.DefaultSelector()
@@ -96,9 +97,12 @@ class _Server:
         """Kill every child with its tree."""
         for live in self._live:
             _kill_group(live.pid)
+        self._kept.clear()
         until = time.monotonic() + 2.0
-        while self._live and time.monotonic() < until:
+        while time.monotonic() < until:
             self._reap()
+            if not self._live and not self._kill_strays():
+                break
             time.sleep(0.002)
 
     def _on_control(self) -> None:
@@ -154,6 +158,7 @@ class _Server:
             os.dup2(stdout, 1)
             os.close(stdout)
             os.close(null)
+        self._kept |= _children() - {live.pid for live in self._live}
         first = len(self._functions)
         self._functions += functions
         return {"first": first, "cuda": _cuda_is_up()}
@@ -243,7 +248,7 @@ class _Server:
         """
         known = {live.pid for live in self._live if live.status is None}
         left = False
-        for pid in _children() - known:
+        for pid in _children() - known - self._kept:
             try:
                 os.kill(pid, signal.SIGKILL)
                 left |= os.waitpid(pid, os.WNOHANG) == (0, 0)
