@@ -109,10 +109,11 @@ class AxOptimizer(ModelOptimizer):
         bounds = {id(record): self._bounds(record) for record in records if record.state is State.SEEN}
         client = ax.Client()
         client.configure_experiment([axis.config(ax, name) for name, axis in axes.items()])
-        client.configure_optimization(
-            ", ".join(f"-loss{i}" for i in range(len(self._objectives))),
-            outcome_constraints=sorted({f"{name} <= 0" for values in bounds.values() for name in values}),
-        )
+        names = [f"loss{i}" for i in range(len(self._objectives))]
+        limits = sorted({f"{name} <= 0" for values in bounds.values() for name in values})
+        if len(names) > 1:  # what lies worse than a span beyond the median is no part of the front
+            limits += [f"{name} <= 1" for name in names]
+        client.configure_optimization(", ".join(f"-{name}" for name in names), outcome_constraints=limits)
         client.set_generation_strategy(ax.strategy(_ACQUISITIONS.get(self.acquisition or "")))
         for record in records:
             values = {name: axis.encode(record.params.get(name, _ABSENT)) for name, axis in axes.items()}

@@ -204,6 +204,7 @@ class ModelOptimizer(SeededOptimizer):
 
     def restore(self, trials: Iterable[Trial]) -> None:
         """Take over the trials of an earlier session as data; those outside the space are passed over."""
+        self.space  # noqa: B018  # as above
         self._history.restore(filter(self._fits, trials))
 
     def _fits(self, trial: Trial) -> bool:

@@ -2,16 +2,86 @@
 
 from __future__ import annotations
 
+import math
+
 import pytest
+
+from sweep.errors import UnknownName
+from sweep.optimizers import AxOptimizer
+from sweep.space import Choice, Constant, Integer, LogInteger, LogUniform, Normal, Ordinal, SearchSpace, Uniform
+from sweep.testing.optimizers import OptimizerContract, play
+from sweep.trial import Objective, Result, Status, Trial
 
 pytest.importorskip("ax", reason="the extra 'ax' is not installed", exc_type=ImportError)
 
-from sweep.optimizers import AxOptimizer
-from sweep.testing.optimizers import OptimizerContract
+# warnings of Ax, BoTorch and their use of pandas and torch; ours would still be errors
+pytestmark = [
+    pytest.mark.filterwarnings("ignore::DeprecationWarning:ax"),
+    pytest.mark.filterwarnings("ignore::DeprecationWarning:botorch"),
+    pytest.mark.filterwarnings("ignore::DeprecationWarning:torch"),
+    pytest.mark.filterwarnings("ignore::DeprecationWarning:linear_operator"),
+    pytest.mark.filterwarnings("ignore::pandas.errors.Pandas4Warning"),
+    pytest.mark.filterwarnings("ignore::botorch.exceptions.warnings.BotorchWarning"),
+]
 
 
 class TestAx(OptimizerContract):
-    budget = 5  # one or two models each
+    budget = 4
+    space = SearchSpace(  # without categories, with which BoTorch takes ten times as long
+        {
+            "lr": LogUniform(1e-4, 1e-1),
+            "depth": Integer(1, 3),
+            "momentum": Uniform(0, 0.9),
+            "kind": Constant("residual"),
+            "width": Constant(32),
+        }
+    )
 
     def make(self) -> AxOptimizer:
-        return AxOptimizer(n_initial=4)
+        return AxOptimizer(n_initial=3)
+
+
+def test_every_kind_of_parameter_and_a_batch() -> None:
+    space = SearchSpace(
+        {
+            "a": Normal(0, 1),
+            "b": LogInteger(1, 64),
+            "c": Choice(["x", None, 3]),
+            "d": Ordinal([1, 10]),
+            "e": Integer(0, 8, step=4, when=("c", ["x"])),
+        }
+    )
+    optimizer = AxOptimizer(space, n_initial=4)
+    play(optimizer, 4, lambda params: params["b"] + (params["c"] == "x"))
+    batch = optimizer.suggest(2)
+    assert len(batch) == 2
+    for trial in batch:
+        space.validate(trial.params)
+
+
+def test_constraints_and_acquisition_keep_the_search_where_it_is_feasible() -> None:
+    space = SearchSpace({"x": Uniform(0, 1), "y": Uniform(0, 1)})
+
+    def too_low(trial: Trial) -> list[float]:
+        return [0.5 - trial.params["x"]]
+
+    optimizer = AxOptimizer(space, acquisition="EI", n_initial=6, constraints_func=too_low)
+    play(optimizer, 6, lambda params: params["x"] + params["y"])
+    [trial] = optimizer.suggest(1)
+    assert trial.params["x"] > 0.4
+
+
+def test_several_objectives() -> None:
+    space = SearchSpace({"x": Uniform(0, 1)})
+    optimizer = AxOptimizer(n_initial=3)
+    optimizer.setup(space, [Objective("f"), Objective("g", "max")], 0)
+    for trial in optimizer.suggest(3):
+        trial.status = Status.COMPLETED
+        x = trial.params["x"]
+        optimizer.observe(trial, Result(x, values=(x, math.sin(x))))
+    space.validate(optimizer.suggest(1)[0].params)
+
+
+def test_an_unknown_acquisition_is_named_at_once() -> None:
+    with pytest.raises(UnknownName, match="EHVI, EI, NEHVI"):
+        AxOptimizer(acquisition="improvement")

@@ -4,10 +4,10 @@ from __future__ import annotations
 
 import pytest
 
-pytest.importorskip("nevergrad", reason="the extra 'nevergrad' is not installed", exc_type=ImportError)
-
 from sweep.optimizers import NevergradOptimizer
 from sweep.testing.optimizers import OptimizerContract
+
+pytest.importorskip("nevergrad", reason="the extra 'nevergrad' is not installed", exc_type=ImportError)
 
 
 class TestNGOpt(OptimizerContract):
@@ -16,14 +16,14 @@ class TestNGOpt(OptimizerContract):
 
 
 class TestTwoPointsDE(OptimizerContract):
-    budget = 40  # past the first population
+    budget = 33  # past the first population
 
     def make(self) -> NevergradOptimizer:
         return NevergradOptimizer(optimizer="TwoPointsDE")
 
 
 class TestCMA(OptimizerContract):
-    budget = 24
+    budget = 14
 
     def make(self) -> NevergradOptimizer:
         return NevergradOptimizer(optimizer="CMA")
