@@ -77,7 +77,7 @@ def _same_array(one: Any, other: Any) -> bool:
 
 
 def _tensor_bytes(tensor: torch.Tensor) -> bytes:
-    return bytes(tensor.detach().resolve_conj().contiguous().reshape(-1).view(torch.uint8).numpy())
+    return bytes(tensor.detach().resolve_conj().resolve_neg().contiguous().reshape(-1).view(torch.uint8).numpy())
 
 
 def there_and_back(value: Any, expected: Any = None) -> Any:
@@ -299,6 +299,13 @@ def test_huge_ints_pass_the_digit_limit() -> None:
     assert there_and_back([huge, -huge, range(huge), fractions.Fraction(1, huge)])[1] == -huge
 
 
+def test_ints_of_64_bits_are_plain_and_no_others() -> None:
+    for value in (2**63 - 1, -(2**63)):
+        assert encode(value, MemoryBlobs()) == encode([value, ()], MemoryBlobs())[1:].partition(",")[0] == str(value)
+    for value in (2**63, -(2**63) - 1):
+        assert encode({"a": value}, MemoryBlobs()) == f'{{"a":{{"$":"int","v":["{value:#x}"]}}}}'
+
+
 def test_a_pair_of_surrogates_is_not_joined() -> None:
     pair = "\ud83d" + "\ude00"
     assert there_and_back({pair: pair}) == {pair: pair} != {"😀": "😀"}
@@ -408,6 +415,15 @@ def test_local_classes_need_the_contract() -> None:
         with pytest.raises(NotStorable, match="name it in the contract"):
             encode(value, MemoryBlobs())
         assert identical(there_and_back([value], dict[str, tuple[Local, ...]] | Shade), [value])
+
+
+def test_a_class_whose_name_another_one_took_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
+    old = known.Box(1)
+    taking = dataclasses.make_dataclass("Box", ["content"], namespace={"__module__": "codec_classes"})
+    monkeypatch.setattr(known, "Box", taking)
+    with pytest.raises(NotStorable, match="another class now has its name"):
+        encode(old, MemoryBlobs())
+    assert identical(there_and_back(old, type(old)), old)
 
 
 def test_contracts_are_searched_to_their_leaves() -> None:
@@ -752,6 +768,7 @@ def test_tensors_of_every_size_and_layout() -> None:
         torch.ones(1, 700, 700)[:, ::2, ::2],
         torch.complex(torch.arange(2000.0), torch.ones(2000)).conj(),
         torch.imag(torch.complex(torch.arange(2000.0), torch.ones(2000)).conj()),
+        torch._neg_view(torch.ones(2000)),
         torch.zeros(5000, dtype=torch.bfloat16),
         torch.tensor(2.5, dtype=torch.float64),
         torch.ones(2, requires_grad=True),
@@ -773,6 +790,16 @@ def test_a_state_dict_is_one_file_that_safetensors_reads(tmp_path: Path) -> None
     (address,) = references(text)
     loaded = safetensors.torch.load_file(blobs.path(address))
     assert sorted(tuple(t.shape) for t in loaded.values()) == [(40, 40), (40, 40)]
+
+
+def test_tensors_in_a_file_are_aligned_to_their_items() -> None:
+    blobs = MemoryBlobs()
+    encode([torch.zeros(2051, dtype=torch.uint8), torch.zeros(999, dtype=torch.complex128), torch.zeros(901)], blobs)
+    (data,) = blobs.data.values()
+    (length,) = struct.unpack("<Q", data[:8])
+    starts = [entry["data_offsets"][0] for entry in json.loads(data[8 : 8 + length]).values()]
+    assert length % 8 == 0
+    assert sorted(starts) == [0, 999 * 16, 999 * 16 + 901 * 4]
 
 
 def test_tied_weights_stay_tied_and_others_apart() -> None:

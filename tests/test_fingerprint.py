@@ -314,6 +314,26 @@ def test_a_file_edited_after_its_import_does_not_speak_for_the_loaded_code(load:
     assert edited != prints(load, BASE.replace("* epochs", "- epochs"))[0]
 
 
+def test_lambdas_swapped_in_the_file_after_its_import_are_not_taken_for_each_other(load: Load) -> None:
+    module = load("pair = (lambda x: x + 1, lambda x: x + 2)\n")
+    one, two = map(code_fingerprint, module.pair)
+    Path(str(module.__file__)).write_text("pair = (lambda x: x + 2, lambda x: x + 1)\n", encoding="utf-8")
+    assert code_fingerprint(module.pair[0]) not in (one, two)
+
+
+def test_methods_from_other_modules_do_not_count(load: Load, monkeypatch: pytest.MonkeyPatch) -> None:
+    found = []
+    for constant in (1, 2):
+        library = types.ModuleType("library")
+        exec(f"class Base:\n    def prepare(self, x):\n        return x + {constant}\n", library.__dict__)  # noqa: S102 - a module in memory
+        monkeypatch.setitem(sys.modules, "library", library)
+        source = (
+            "import library\n\nclass Mine(library.Base):\n    def train(self, x):\n        return self.prepare(x)\n"
+        )
+        found.append(code_fingerprint(load(source).Mine().train))
+    assert found[0] == found[1]
+
+
 def test_nothing_of_a_captured_object_runs(load: Load) -> None:
     class Trap:
         def __getattr__(self, name: str) -> Any:
