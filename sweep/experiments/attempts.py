@@ -20,6 +20,7 @@ class Run:
     """One repeat of a trial (where nothing is repeated: the trial itself) and its latest attempt.
 
     Attributes:
+        key: Number of the trial and index of the repeat.
         attempt: Number of the latest attempt; 0 before the first.
         live: It runs now.
         done: It has returned ``value``.
@@ -39,6 +40,7 @@ class Run:
         "done",
         "entry",
         "index",
+        "key",
         "live",
         "losses",
         "metrics",
@@ -50,6 +52,7 @@ class Run:
 
     def __init__(self, entry: Entry, index: int, metrics: dict[str, float]) -> None:
         self.entry, self.index, self.metrics = entry, index, metrics
+        self.key: Key = (entry.trial.number, index)
         self.attempt = self.at = self.retries = self.losses = 0
         self.step = -1
         self.live = self.done = False
@@ -58,10 +61,10 @@ class Run:
         self.value: Any = None
         self.cost = 0.0
 
-    @property
-    def key(self) -> Key:
-        """Number of the trial and index of the repeat."""
-        return (self.entry.trial.number, self.index)
+    def spent(self) -> float:
+        """Return the cost: what it reports as such, else the seconds worked on it."""
+        reported = self.metrics.get(COST, -1.0)
+        return reported if 0 <= reported < math.inf else self.cost
 
 
 @final
@@ -71,6 +74,7 @@ class Entry:
     Attributes:
         trial: The live trial.
         runs: Its repeats, at least one.
+        undone: Repeats that have not returned.
         busy: Attempts that run now.
         decision: STOP or PAUSE, once the scheduler has said so; it stands however the attempt ends.
         promoted: The scheduler let it go on before it had unwound after its PAUSE.
@@ -79,11 +83,11 @@ class Entry:
         partial: Reports of some repeats by step, until all have come.
     """
 
-    __slots__ = ("busy", "cancelled", "decision", "failure", "partial", "promoted", "runs", "trial")
+    __slots__ = ("busy", "cancelled", "decision", "failure", "partial", "promoted", "runs", "trial", "undone")
 
     def __init__(self, trial: Trial, repeats: int) -> None:
         self.trial = trial
-        self.busy = 0
+        self.busy, self.undone = 0, repeats
         self.decision: Decision | None = None
         self.promoted = False
         self.cancelled: Reason | None = None
@@ -111,7 +115,7 @@ class Entry:
             return (Status.COMPLETED, Reason.COMPLETED) if full else (Status.STOPPED, Reason.PRUNED)
         if self.failure is not None:
             return Status.FAILED, self.failure[0]
-        if all(run.done for run in self.runs):
+        if not self.undone:
             return Status.COMPLETED, Reason.COMPLETED
         if self.cancelled is not None:
             return Status.STOPPED, self.cancelled
@@ -126,18 +130,15 @@ class Entry:
         """
         if status is not Status.COMPLETED or self.decision is not None:
             return values_of(objectives, None, self.trial.metrics)
-        if len(self.runs) > 1:
-            self.trial.metrics.update(_mean([run.metrics for run in self.runs]))
+        if len(self.runs) == 1:
+            return values_of(objectives, self.runs[0].value, self.trial.metrics)
+        self.trial.metrics.update(_mean([run.metrics for run in self.runs]))
         each = [values_of(objectives, run.value, run.metrics) for run in self.runs]
-        return each[0] if len(each) == 1 else tuple(sum(column) / len(each) for column in zip(*each, strict=True))
+        return tuple(sum(column) / len(each) for column in zip(*each, strict=True))
 
     def cost(self) -> float:
-        """Return the trial's cost: what it reports as such, else the seconds worked on it."""
-        total = 0.0
-        for run in self.runs:
-            reported = run.metrics.get(COST, -1.0)
-            total += reported if 0 <= reported < math.inf else run.cost
-        return total
+        """Return the trial's cost."""
+        return self.runs[0].spent() if len(self.runs) == 1 else sum(run.spent() for run in self.runs)
 
     def joined(self, step: int, metrics: Mapping[str, float]) -> Mapping[str, float] | None:
         """Return the mean of the repeats' reports for a step once all have come, else None."""

@@ -293,6 +293,7 @@ class Ledger:
         run.cost += event.cost
         if event.kind == "completed" and entry.decision is None:
             run.done, run.value = True, event.value
+            entry.undone -= 1
             if isinstance(event.value, Mapping):
                 run.metrics.update(event.value)
         elif not entry.settled and (self.halt is None or event.kind == "interrupted"):
@@ -409,11 +410,14 @@ class Ledger:
             return
         trial, standing = entry.trial, self.standing
         full = self.smoke or (self.max_resource is not None and trial.step >= self.max_resource)
-        halted = self.halt is not None and not any(run.key in self.ready for run in entry.runs)
-        verdict = entry.verdict(full, self.halt.trial if self.halt is not None and halted else None)
+        cut = None
+        if self.halt is not None and not any(run.key in self.ready for run in entry.runs):
+            cut = self.halt.trial
+        verdict = entry.verdict(full, cut)
         if verdict is None:
             return
-        self._hold(entry)
+        if entry.partial is not None:
+            self._hold(entry)
         rested = trial.status is Status.PAUSED  # and so was scored and observed
         status, reason = verdict if rested else self._scored(entry, *verdict)
         standing.move(trial, status, reason)

@@ -43,7 +43,11 @@ def values_of(objectives: Sequence[Objective], value: Any, metrics: Mapping[str,
         return tuple(_named(objective.metric, {**metrics, **value}, value) for objective in objectives)
     if value is None:
         return tuple(_named(objective.metric, metrics, metrics) for objective in objectives)
-    numbers = value if isinstance(value, list | tuple) else [value]
+    if not isinstance(value, list | tuple):
+        if len(objectives) == 1:
+            return (float(value),)
+        value = [value]
+    numbers = value
     if len(numbers) != len(objectives):
         raise ValueError(
             f"the trial returned {len(numbers)} number{'s' * (len(numbers) != 1)} for {len(objectives)} objectives "
@@ -140,9 +144,10 @@ class Standing:
         """Return the sort key of a trial (lower is better), or None where it cannot win."""
         if trial.score is None or trial.status is Status.FAILED:
             return None
-        loss = self.objectives[0].loss(trial.score)
-        if loss == math.inf:
+        losses = self._losses(trial)
+        if math.inf in losses:
             return None
+        loss = losses[0]
         return (0, 0, loss, trial.number) if trial.status is Status.COMPLETED else (1, -trial.step, loss, trial.number)
 
     def pareto_front(self) -> list[Trial]:
@@ -156,11 +161,13 @@ class Standing:
         losses = [(self._losses(self.trials[key[-1]]), key[-1]) for key in self._keys.values() if key[:2] == top]
         front: list[tuple[tuple[float, ...], int]] = []
         for point, number in sorted(losses):  # in this order no later point beats an earlier one
-            if math.inf not in point and not any(_dominates(other, point) for other, _ in front):
+            if not any(_dominates(other, point) for other, _ in front):
                 front.append((point, number))
         return [self.trials[number] for number in sorted(number for _, number in front)]
 
     def _losses(self, trial: Trial) -> tuple[float, ...]:
+        if len(trial.values) == 1:
+            return (self.objectives[0].loss(trial.values[0]),)
         return tuple(objective.loss(value) for objective, value in zip(self.objectives, trial.values, strict=True))
 
     def saved(self) -> float | None:
