@@ -30,7 +30,7 @@ from sweep.pipeline.runtime import Activation, Frame, Handle, Root
 from sweep.store.journal import Journal
 from sweep.store.runs import segment
 from sweep.threads import post
-from sweep.trial import Decision, Resources, Trial
+from sweep.trial import Decision, Resources, Status, Trial
 
 __all__ = ["Driver"]
 
@@ -316,7 +316,20 @@ class Driver:
             trial = self.conductor.machine.trials[number] if number is not None else None
             kind = _EVENTS.get(type(event))
             if kind is not None:
-                self.root.stream.emit(kind, self.handle.run_id, self.handle.path, trial=trial, event=event, driver=self)
+                self.root.stream.emit(
+                    kind, self.handle.run_id, self.handle.path, trial=trial, event=event, standing=self._standing
+                )
+
+    def _standing(self) -> dict[str, Any]:
+        """Return where the sweep stands, for sinks that ask."""
+        machine = self.conductor.machine
+        standing, best = machine.standing, machine.standing.best
+        open_ = standing.counts[Status.PENDING] + standing.counts[Status.RUNNING]
+        return {
+            "done": len(standing.trials) - open_, "total": machine.budget.trials,
+            "counts": {str(status): count for status, count in standing.counts.items() if count},
+            "best": None if best is None else best.score, "best_trial": None if best is None else best.number,
+        }  # fmt: skip
 
 
 _EVENTS: dict[type, str] = {

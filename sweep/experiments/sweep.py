@@ -355,8 +355,7 @@ class SweepExperiment(Experiment):
         handle.store.commit()
         self._replayed(machine, [*past, *fresh], optimizer, scheduler)
         if machine.trials:
-            done = sum(trial.status.ended for trial in machine.trials)
-            say(f"resuming {handle.path!r}: {done} finished trials restored, {len(machine.trials) - done} go on")
+            say(_resume_line(handle.path, machine))
         for line in lines:
             say(line)
         conductor = Conductor(machine, scheduler, current_clock().wall)
@@ -410,6 +409,17 @@ class SweepExperiment(Experiment):
             restore_scheduler(machine.trials)
         if differences:
             say(f"a strategy answers otherwise than before ({differences[0]}); the journal stands")
+
+
+def _resume_line(path: str, machine: Machine) -> str:
+    """Return in one line what was restored and what runs again."""
+    counts = machine.standing.counts
+    ended = sum(count for status, count in counts.items() if status.ended)
+    cut = [trial for trial in machine.trials if trial.status in (Status.RUNNING, Status.PENDING, Status.INTERRUPTED)]
+    again = ", ".join(f"{trial.number} from step {(machine.checkpoint(trial.number) or (0,))[0]}" for trial in cut[:4])
+    again += ", …" if len(cut) > 4 else ""
+    runs = f"; runs again: trial {again}" if cut else ""
+    return f"resuming {path!r}: restored {ended} finished and {counts[Status.PAUSED]} paused trials{runs}"
 
 
 def _count_problems(sweep: SweepExperiment) -> list[str]:

@@ -21,6 +21,7 @@ from sweep.pipeline.runtime import Activation, Handle, Root
 from sweep.store.journal import Journal
 from sweep.store.runs import RunRow, insert_run, latest_run, path_of, read_run
 from sweep.store.writer import Durability, Store
+from sweep.tracker.console import console_for
 from sweep.tracker.stream import say
 from sweep.trial import Reason, Status
 
@@ -165,7 +166,14 @@ async def open_top(
         handle = opened.handle
         with _closing(root, opened):
             root.resume_line = f"sweep resume {handle.run_id} --store {place.path}"
-            yield opened
+            console = console_for()
+            if console is not None:
+                root.stream.add(console)
+            try:
+                yield opened
+            finally:
+                if console is not None:
+                    console.close()
     finally:
         if opened_here is not None:
             opened_here.close()
@@ -250,7 +258,7 @@ def _take_over(store: Store, spec: RunSpec, row: RunRow) -> Opened:
             store.add("UPDATE run SET identity=? WHERE id=?", (json.dumps(spec.identity), row.id))
         store.commit()
         done = sum(1 for key in journal.keys() if "!" not in key)
-        if done:
+        if done and spec.level != "sweep":
             say(f"resuming {row.segment!r}: {done} finished step{'s' if done != 1 else ''} restored, the rest runs now")
     return Opened(handle, row, finished)
 

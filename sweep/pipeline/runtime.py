@@ -214,6 +214,8 @@ async def open_root(owns_loop: bool) -> AsyncIterator[Root]:
             if undo is not None:
                 undo()
     if root.interrupted is not None:
+        if root.resume_line is not None:
+            say(f"stopped; go on with: {root.resume_line}")
         _leave(root.interrupted)
 
 
