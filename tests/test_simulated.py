@@ -18,11 +18,13 @@ import pytest
 from sweep.clock import current_clock
 from sweep.context import Context
 from sweep.errors import TrialFailed, TrialPaused, TrialStopped
-from sweep.executors.base import Task
+from sweep.executors.base import Executor, Task
 from sweep.executors.simulated import Faults, SimulatedExecutor
 from sweep.schedulers import ASHAScheduler, HyperbandScheduler, PBTScheduler, Scheduler
+from sweep.space import SearchSpace, Uniform
+from sweep.testing.executors import ExecutorContract
 from sweep.testing.schedulers import Rehearsal
-from sweep.trial import Decision, Report, Resources, Status, Trial
+from sweep.trial import Decision, Objective, Report, Resources, Status, Trial
 
 
 class _Recorder:
@@ -72,12 +74,13 @@ class _Sweep:
                         self.scheduler.on_exhausted()
                         self._fill(group, params)
                         if self.free == self.executor.workers:
-                            return self.trials
+                            break
                 trial, status = await receive.receive()
                 trial.status = status
                 trial.score = trial.metrics.get("loss")
                 self.free += 1
                 self.scheduler.on_end(trial)
+        return self.trials
 
     def _fill(self, group: Any, params: list[dict[str, float]]) -> None:
         while self.free:
@@ -150,6 +153,29 @@ def _run(function: Callable[..., Any], *args: Any, backend: str = "asyncio") -> 
     return anyio.run(partial(function, *args), backend=backend)
 
 
+# ---- the contract
+
+
+class TestContract(ExecutorContract):
+    def make(self, workers: int | None) -> Executor:
+        return SimulatedExecutor(workers or 4, lambda params, step: 1.0)
+
+    def test_tasks_run_side_by_side_up_to_the_workers(self) -> None:
+        """Six tasks on three workers, in virtual time: those of the contract would wait for each other in real time."""
+        executor = SimulatedExecutor(3, lambda params, step: 1.0)
+        sessions = [_Recorder(executor) for _ in range(6)]
+
+        async def main() -> None:
+            async with executor.open(), anyio.create_task_group() as group:
+                for number, session in enumerate(sessions):
+                    facts = {"trial": number}
+                    group.start_soon(executor.run, Task(_short, {"x": 0.0}, "ctx", facts=facts), session)
+
+        _run(main)
+        assert sorted(session.seen[0][0] for session in sessions) == [1.0] * 3 + [5.0] * 3
+        assert executor.clock.now() == 8.0
+
+
 # ---- exactness
 
 
@@ -204,9 +230,6 @@ def test_makespan_is_that_of_list_scheduling(workers: int) -> None:
 
 def test_population_based_training_takes_over_checkpoints() -> None:
     sweep = _Sweep(PBTScheduler(8, 5, interval=3), SimulatedExecutor(3, _cost), _objective)
-    from sweep.space import SearchSpace, Uniform
-    from sweep.trial import Objective
-
     sweep.scheduler.setup(SearchSpace({"x": Uniform(0, 1)}), [Objective("loss")], 0)
     trials = _run(sweep.run, _params(8))
     assert len(trials) == 8 + 4

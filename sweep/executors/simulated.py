@@ -17,7 +17,8 @@ import inspect
 import itertools
 import math
 import random
-from collections.abc import AsyncIterator, Callable, Iterator, Mapping, Sequence
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterator, Mapping, Sequence
+from concurrent.futures import CancelledError
 from contextlib import AbstractContextManager, asynccontextmanager, contextmanager, nullcontext
 from dataclasses import dataclass, fields
 from functools import partial
@@ -29,8 +30,9 @@ from anyio.lowlevel import checkpoint
 
 from sweep.clock import using_clock
 from sweep.context import Context, Session
-from sweep.errors import TrialFailed
+from sweep.errors import TrialFailed, TrialStopped
 from sweep.executors.base import Capacity, Executor, Task
+from sweep.process.child import decision_in
 from sweep.threads import LoopThread, WorkerThreads, current_loop_thread
 from sweep.trial import Decision
 
@@ -277,6 +279,7 @@ class _Attempt:
         self.step = 0
         self.reports = 0
         self.failure: TrialFailed | None = None
+        self.over = False
         self.scope = anyio.CancelScope()
         self.waiter: _Waiter | None = None
         self.kept: tuple[int, Mapping[str, float]] | None = None  # a report that comes after the next
@@ -286,7 +289,16 @@ class _Attempt:
         """Run the task to its end in virtual time."""
         value = None
         with self.scope:
-            value = await threads.run(self._call)
+            try:
+                value = await threads.run(self._call)
+            except SystemExit as error:
+                code = error.code if isinstance(error.code, int) else int(error.code is not None)
+                raise TrialFailed(f"the trial called sys.exit({error.code!r})", exit_code=code) from error
+            except BaseExceptionGroup as group:
+                decision = decision_in(group)
+                if decision is not None:
+                    raise decision from group
+                raise
             if not self.reports:
                 await self._spend([self.step + 1])
         if self.failure is not None:
@@ -311,7 +323,8 @@ class _Attempt:
         return decision
 
     def end(self) -> None:
-        """Deliver what is still on its way; the last report may come again."""
+        """Deliver what is still on its way; the last report may come again. The thread may say no more."""
+        self.over = True
         self._deliver_kept()
         if self.last is not None and self.rng.random() < self.owner.faults.late:
             delay = self.rng.expovariate(1.0) * max(1.0, self.owner.clock.now() - self.began)
@@ -384,9 +397,8 @@ class _Attempt:
                 deadline=None if limit is None else self.began + limit,
                 **self.task.facts,
             )
-        if inspect.iscoroutinefunction(self.task.function):
-            return anyio.run(partial(self.task.function, **kwargs), backend=self.owner.backend)
-        return self.task.function(**kwargs)
+        value = self.task.function(**kwargs)
+        return anyio.run(_finish, value, backend=self.owner.backend) if inspect.isawaitable(value) else value
 
 
 @final
@@ -394,34 +406,43 @@ class _Wire:
     """The session an objective sees: its reports wait for virtual time, everything else goes straight through."""
 
     def __init__(self, attempt: _Attempt, thread: LoopThread) -> None:
-        self._attempt, self._session, self._thread = attempt, attempt.session, thread
+        self._attempt, self._thread = attempt, thread
 
     @property
     def next_decision(self) -> int | None:
-        return self._session.next_decision
+        return self._session().next_decision
 
     @next_decision.setter
     def next_decision(self, step: int | None) -> None:
-        self._session.next_decision = step
+        self._session().next_decision = step
 
     def report(self, step: int, metrics: Mapping[str, float]) -> Decision:
-        return self._thread.call(self._attempt.report, step, metrics)
+        self._session()
+        try:
+            return self._thread.call(self._attempt.report, step, metrics)
+        except CancelledError:  # nobody waits for the objective any more
+            raise TrialStopped from None
 
     def save(self, value: Any) -> None:
-        self._session.save(value)
+        self._session().save(value)
 
     def load(self) -> Any | None:
         self._attempt.step = max(self._attempt.step, int(self._attempt.task.facts.get("step", 0)))
-        return self._session.load()
+        return self._session().load()
 
     def log(self, message: str) -> None:
-        self._session.log(message)
+        self._session().log(message)
 
     def log_metric(self, name: str, value: float, step: int | None) -> None:
-        self._session.log_metric(name, value, step)
+        self._session().log_metric(name, value, step)
 
     def log_artifact(self, path: Path) -> None:
-        self._session.log_artifact(path)
+        self._session().log_artifact(path)
+
+    def _session(self) -> Session:
+        if self._attempt.over:
+            raise TrialStopped  # ends the abandoned function as soon as it speaks
+        return self._attempt.session
 
 
 @final
@@ -476,6 +497,7 @@ class SimulatedExecutor(Executor):
         self.clock.settled = lambda: len(self._running) >= workers
         self.backend = "asyncio"
         self._running: dict[int, _Attempt] = {}  # by order of starts
+        self._slots = anyio.Semaphore(workers)
         self._started = itertools.count()
         self._worked = 0.0
         self._threads: WorkerThreads | None = None
@@ -523,6 +545,10 @@ class SimulatedExecutor(Executor):
             Exception: What the function raised.
         """
         self.backend = _backend()
+        async with self._slots:
+            return await self._run(task, session)
+
+    async def _run(self, task: Task, session: Session) -> Any:
         count = next(self._started)
         attempt = self._running[count] = _Attempt(self, task, session, count)
         self.clock.acquire()
@@ -540,6 +566,10 @@ class SimulatedExecutor(Executor):
         for attempt in list(self._running.values()):
             if attempt.host == host:
                 attempt.fail("lost", f"simulated loss of host {host} at {self.clock.now():g} s")
+
+
+async def _finish(value: Awaitable[Any]) -> Any:
+    return await value
 
 
 def _backend() -> str:

@@ -479,8 +479,8 @@ def test_the_highest_rung_goes_first_and_the_lower_bracket() -> None:
     for trial in trials:
         _report(scheduler, trial, 3, float(-trial.number))  # those of the first bracket skip their first rung
     bracket = {trial.number: first for trial, first in zip(trials, firsts, strict=True)}
-    ups = []
+    levels = []
     while (up := scheduler.next_trial()) is not None:
-        ups.append(up)
-    assert [bracket[trial.number] for trial in ups] == sorted(bracket[trial.number] for trial in ups)
-    assert {bracket[trial.number] for trial in ups} == {1, 3}
+        levels.append(bracket[up.number] or 0)
+    assert levels == sorted(levels)
+    assert set(levels) == {1, 3}
