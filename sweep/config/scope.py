@@ -154,27 +154,33 @@ class _Configurable(ABC):
 
             @functools.wraps(function)
             async def call_later(*args: Any, **kwargs: Any) -> Any:
-                found = self._for(function)
-                filled, named = self._fill(function, found, args, kwargs)
-                token = _in_use.set({**_in_use.get(), **found})
-                try:
-                    return await function(*filled, **named)
-                finally:
-                    _in_use.reset(token)
+                return await self._call_later(function, args, kwargs)
 
             return cast(F, call_later)
 
-        @functools.wraps(function)
+        @functools.wraps(function)  # it travels to other processes by value: no globals in it
         def call(*args: Any, **kwargs: Any) -> Any:
-            found = self._for(function)
-            filled, named = self._fill(function, found, args, kwargs)
-            token = _in_use.set({**_in_use.get(), **found})
-            try:
-                return function(*filled, **named)
-            finally:
-                _in_use.reset(token)
+            return self._call(function, args, kwargs)
 
         return cast(F, call)
+
+    def _call(self, function: Callable[..., Any], args: Sequence[Any], kwargs: Mapping[str, Any]) -> Any:
+        found = self._for(function)
+        filled, named = self._fill(function, found, args, kwargs)
+        token = _in_use.set({**_in_use.get(), **found})
+        try:
+            return function(*filled, **named)
+        finally:
+            _in_use.reset(token)
+
+    async def _call_later(self, function: Callable[..., Any], args: Sequence[Any], kwargs: Mapping[str, Any]) -> Any:
+        found = self._for(function)
+        filled, named = self._fill(function, found, args, kwargs)
+        token = _in_use.set({**_in_use.get(), **found})
+        try:
+            return await function(*filled, **named)
+        finally:
+            _in_use.reset(token)
 
     def _for(self, function: Callable[..., Any]) -> Mapping[Any, Resolution]:
         above = _in_use.get()

@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from sweep.config import ADict, structural_hash
@@ -180,11 +180,13 @@ def shape(tree: Any) -> Any:
     return type(tree)
 
 
+@settings(deadline=None)
 @given(TREES, TREES)
 def test_equal_hashes_exactly_where_structures_are_equal(one: Any, two: Any) -> None:
     assert (structural_hash(ADict(one)) == structural_hash(two)) == (shape(one) == shape(two))
 
 
+@settings(deadline=None)
 @given(TREES)
 def test_plain_data_goes_in_and_comes_out(tree: Any) -> None:
     assert ADict(tree).to_dict() == tree

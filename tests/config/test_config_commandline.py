@@ -8,7 +8,7 @@ import math
 from typing import Any
 
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from sweep.config import parse_value, split_search
@@ -66,16 +66,19 @@ def test_values(text: str, value: Any) -> None:
     assert type(found) is type(value)
 
 
+@settings(deadline=None)
 @given(JSON)
 def test_reads_whatever_json_writes(value: Any) -> None:
     assert parse_value(json.dumps(value)) == value
 
 
+@settings(deadline=None)
 @given(st.text())
 def test_percent_signs_force_any_text(text: str) -> None:
     assert parse_value(f"%{text}%") == text
 
 
+@settings(deadline=None)
 @given(st.text(alphabet="[](){}:,%'\"ab1 \\", max_size=20))
 def test_any_text_is_a_value_or_a_config_error(text: str) -> None:
     with contextlib.suppress(ConfigError):

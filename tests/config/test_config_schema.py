@@ -152,8 +152,20 @@ def test_the_result_is_frozen_and_still_the_model() -> None:
         again.model.depth = 1
     assert copy.deepcopy(found) == found
     assert found.model_copy(update={"lr": 2.0}).lr == 2.0
+    assert found.model_fields_set == {"head"}  # the rest is the schema's own
     same.lr = 5.0  # the user's own class is as it was
     assert Train(model=found.model).model is found.model
+
+
+def test_models_inside_lists_and_mappings_are_frozen_too() -> None:
+    class Net(BaseModel):
+        blocks: list[Model] = [Model()]
+        named: dict[str, Model] = {"a": Model()}
+
+    found = Scope(Net).resolve(["blocks=[{depth: 3}]"])
+    for inner in (found.blocks[0], found.named["a"]):
+        with pytest.raises(ConfigError, match="frozen"):
+            inner.depth = 1
 
 
 def test_aliases_validators_and_open_models() -> None:

@@ -83,6 +83,11 @@ def test_a_lazy_view_that_replaces_a_group_leaves_explicit_keys() -> None:
     found = scope.resolve(["swap", "model.backbone=mine", "layers=[9]"])
     assert found.model == {"backbone": "mine", "patch": {"size": 16}}
     assert found.layers == [9]
+    steps = scope.why("model.backbone", ["swap", "model.backbone=mine"])
+    assert [(step.kind, step.value, step.applied) for step in steps][1:] == [
+        ("lazy", "vit", False),
+        ("command line", "mine", True),
+    ]
     assert scope.resolve(["swap"]).to_dict() == {
         "lr": 0.001,
         "epochs": 100,
@@ -200,6 +205,8 @@ def test_a_failure_ends_suspended_views_and_names_the_view() -> None:
 
     @scope.observe()
     def fails(cfg: ADict) -> None:
+        if not cfg.later:
+            cfg.later = 1
         cfg.x = cfg.batch_sze * 2
 
     @scope.observe()
@@ -210,7 +217,7 @@ def test_a_failure_ends_suspended_views_and_names_the_view() -> None:
     with pytest.raises(TypeError) as caught:
         scope.resolve(["fails"])
     assert "in view 'fails'" in caught.value.__notes__[0]
-    assert "batch_sze" in caught.value.__notes__[0]
+    assert caught.value.__notes__[0].endswith("nothing has set what it read: batch_sze")
     with pytest.raises(LookupError, match="mine"):
         scope.resolve(["late"])
     assert not [thread for thread in threading.enumerate() if thread.name == "sweep-view"]

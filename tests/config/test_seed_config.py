@@ -478,3 +478,15 @@ def test_argv_belongs_to_the_script_alone(tmp_path: Path) -> None:
     script = "from library import train, scope\ntrain()\nscope.parse(['lr=0.5'])\ntrain()\n"
     done = run(tmp_path, script, "--not-for-us x=1")
     assert done.stdout == "Training resnet50 with lr=0.001\nTraining resnet50 with lr=0.5\n"
+
+
+def test_a_decorated_function_of_a_script_travels_to_another_process_with_its_words(tmp_path: Path) -> None:
+    pytest.importorskip("cloudpickle")
+    script = QUICK_START.replace(
+        "    train()\n", "    import cloudpickle, subprocess, sys\n    data = cloudpickle.dumps(train)\n"
+    ) + (
+        "    child = 'import sys, pickle; pickle.loads(sys.stdin.buffer.read())()'\n"
+        "    subprocess.run([sys.executable, '-c', child, '--strange', 'x=1'], input=data, check=True)\n"
+    )
+    done = run(tmp_path, script, "lr=0.5")
+    assert (done.stdout, done.stderr) == ("Training resnet50 with lr=0.5\n", "")
