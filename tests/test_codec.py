@@ -475,6 +475,20 @@ class _Opens:
 
 
 @dataclasses.dataclass
+class _Output(collections.OrderedDict[str, Any]):
+    loss: float = 0.0
+
+
+class _OwnRights(enum.Flag):
+    READ = 1
+    WRITE = 2
+
+    @classmethod
+    def _missing_(cls, value: object) -> Any:
+        return super()._missing_(value)
+
+
+@dataclasses.dataclass
 class _Computes:
     n: int
 
@@ -530,6 +544,8 @@ _REFUSED: list[tuple[str, Any, str, str]] = [
     ("defaultdict", collections.defaultdict(lambda: 1), "value", "default_factory"),
     ("own tzinfo", dt.datetime(2024, 1, 1, tzinfo=type("Zone", (dt.tzinfo,), {})()), "value[1]", "Zone"),
     ("lambda in dataclass", known.Box(lambda: 0), "value.content", "function"),
+    ("dataclass of a dict", [_Output(1.0)], "value[0]", "dict(value)"),
+    ("flag with code", _OwnRights.READ, "value", "_missing_"),
     ("init var", _Opens("x"), "value", "could not be read back"),
     ("object array", np.array([None]), "value", "tolist"),
     ("padding", np.zeros(3, np.dtype([("a", "i1"), ("b", "f8")], align=True)), "value", "repack_fields"),
@@ -550,7 +566,7 @@ _REFUSED: list[tuple[str, Any, str, str]] = [
 
 @pytest.mark.parametrize(("value", "place", "words"), [pytest.param(*row[1:], id=row[0]) for row in _REFUSED])
 def test_what_would_not_come_back_is_refused_by_name(value: Any, place: str, words: str) -> None:
-    expected = known.Doubling | known.Config | _Computes | _Keeps | _Opens
+    expected = known.Doubling | known.Config | _Computes | _Keeps | _Opens | _Output
     with pytest.raises(NotStorable) as caught:
         encode(value, MemoryBlobs(), expected)
     assert caught.value.place.startswith(place)

@@ -25,6 +25,7 @@ from typing import Any, final
 from sweep.errors import StoreCorrupt
 
 __all__ = [
+    "BUILTINS",
     "Classes",
     "class_path",
     "is_model",
@@ -36,6 +37,9 @@ __all__ = [
     "other_attributes",
     "remedy",
 ]
+
+BUILTINS = (dict, list, tuple, set, frozenset, str, bytes, int, float, BaseException)
+"""Types whose subclasses hold data of their own beside any attributes."""
 
 _SCRIPTS = frozenset({"__main__", "__mp_main__"})
 
@@ -139,6 +143,8 @@ def make_enum(kind: type, member: object) -> object:
         return kind.__members__[member]
     if not issubclass(kind, enum.Flag) or type(member) is not int:
         raise ValueError(f"{member!r} is no member of {class_path(kind)}")
+    if kind._missing_.__func__ is not enum.Flag._missing_.__func__:  # type: ignore[attr-defined]  # a bound classmethod
+        raise ValueError(f"{class_path(kind)} makes members by code of its own (_missing_)")
     return kind(member)
 
 
@@ -238,7 +244,7 @@ def remedy(kind: type) -> str:
         return "return value.to_dict('list') or value.to_numpy(), or log it as an artifact"
     if issubclass(kind, Iterator):
         return "return list(value)"
-    for plain in (bool, dict, list, tuple, set, frozenset, str, bytes, int, float):
+    for plain in BUILTINS:
         if issubclass(kind, plain):
             return f"its own type would be lost; return {plain.__name__}(value)"
     return ""

@@ -41,6 +41,7 @@ from sweep.errors import NotStorable, StoreCorrupt
 from sweep.store import arrays
 from sweep.store.blobs import BlobSink, BlobSource, MemoryBlobs
 from sweep.store.classes import (
+    BUILTINS,
     Classes,
     class_path,
     is_model,
@@ -343,6 +344,8 @@ class _Encoder:
 
     def _dataclass(self, value: Any) -> Json:
         kind = type(value)
+        if isinstance(value, BUILTINS):
+            raise self._refusal(kind, remedy(kind))  # it holds more than its fields
         names = [field.name for field in dataclasses.fields(value)]
         unset = [name for name in names if not hasattr(value, name)]
         if unset:
@@ -383,9 +386,7 @@ class _Encoder:
         try:
             found = self._classes.find(class_path(kind))
         except StoreCorrupt:
-            hint = (
-                "its class is not to be found by its name; move it to the top of its module, or name it in the contract"
-            )
+            hint = "its class is not found by its name; move it to the top of its module, or name it in the contract"
             raise self._refusal(kind, hint) from None
         if found is not kind:
             raise self._refusal(kind, "another class now has its name; make the value anew")
