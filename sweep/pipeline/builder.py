@@ -273,7 +273,10 @@ class Pipeline:
         inner = self._compile()
         parameters = tuple(Parameter(name, inspect.Parameter.KEYWORD_ONLY, annotation, False) for name, annotation in inner.inputs.items())
         signature = Signature(repr(self), parameters, MISSING, "", True, False, True, tuple(inner.problems))
-        return Unit("pipeline", self.run, signature, nested=inner, structure=inner.structure)
+        return Unit("pipeline", self.run, signature, nested=inner, structure=inner.structure, within=self._within)
+
+    def _within(self, hooks: Sequence[Mapping[str, Any]]) -> Compiled:
+        return self._compile(hooks=hooks)
 
     def run(
         self,

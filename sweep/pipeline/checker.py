@@ -10,12 +10,14 @@ from __future__ import annotations
 import dis
 import inspect
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any, Protocol, final, runtime_checkable
+
+import typing_extensions
 
 from sweep.context import Context
 from sweep.errors import ContractError, did_you_mean, near_miss
-from sweep.pipeline.annotations import Record, describe, peel
+from sweep.pipeline.annotations import Record, describe, is_protocol, peel
 from sweep.pipeline.contracts import MISSING, FieldContract, OutputContract, Parameter, Signature, read_signature
 from sweep.pipeline.nodes import Loop, Node, Ref, Stage, unknown_hook
 from sweep.pipeline.state import State
@@ -36,6 +38,8 @@ class Unit:
         nested: The compiled pipeline, where the stage is one.
         structure: What identity compares beside the stage's name.
         code: The functions whose code counts as the stage's.
+        problems: What is wrong with it by itself.
+        within: Compiles ``nested`` anew inside global hooks, which wrap its stages too.
     """
 
     kind: str
@@ -45,6 +49,7 @@ class Unit:
     structure: Any = None
     code: tuple[Callable[..., Any], ...] = ()
     problems: tuple[str, ...] = ()
+    within: Callable[[Sequence[Mapping[str, Any]]], Compiled] | None = None
 
     @property
     def positional(self) -> tuple[str, ...]:
@@ -125,6 +130,7 @@ class Compiled:
         problems: What is wrong; empty if it may run.
         warnings: What could not be proved.
         structure: Names, kinds and contracts as JSON data: identity.
+        hooks: The global hooks it was compiled within, outermost first.
     """
 
     steps: tuple[Step, ...] = ()
@@ -134,6 +140,7 @@ class Compiled:
     problems: list[str] = field(default_factory=list)
     warnings: list[str] = field(default_factory=list)
     structure: list[Any] = field(default_factory=list)
+    hooks: tuple[Mapping[str, Any], ...] = ()
 
 
 def compile_nodes(
@@ -162,19 +169,22 @@ class _Walk:
         self, declared: Mapping[str, Any] | None, known: Mapping[str, Any], hooks: Sequence[Mapping[str, Any]]
     ) -> None:
         self.declared, self.hooks = declared, hooks
-        self.out = Compiled()
+        self.out = Compiled(hooks=tuple(hooks))
         self.fields: dict[str, Any] = {}
         self.givers: dict[str, str] = {}
-        self.models: dict[type, list[str]] = {}
+        self.models: dict[type, list[StageStep]] = {}
         self.skippable: dict[str, str] = {}
         self.names: set[str] = set()
+        self.found: set[str] = set()
         self.later: list[set[str]] = []
 
     # ------------------------------------------------------------ names
 
     def add_field(self, name: str, annotation: Any, giver: str) -> None:
         earlier = self.fields.get(name, MISSING)
-        if earlier is not MISSING and earlier != annotation:
+        if earlier is Any and name in self.found:  # an input whose type nobody has said before
+            self.out.inputs[name], self.givers[name] = annotation, giver
+        elif earlier is not MISSING and earlier != annotation:
             self.problem(
                 f"field {name!r} is {describe(earlier)} from {self.givers[name]} and {describe(annotation)} from {giver}; "
                 "a field keeps its type: use one annotation, or two names"
@@ -221,7 +231,7 @@ class _Walk:
                     f"{place}: the predicate reads {name!r}, which only the loop's own body gives; "
                     "give a start value (an input or a field of the experiment)"
                 )
-            elif near_miss(name, self.fields) or self.declared is not None:
+            elif near_miss(name, self.given()) or self.declared is not None:
                 self.problem(f"{place}: the predicate reads {name!r}, which nobody gives{did_you_mean(name, self.fields)}")
             else:
                 self.add_input(name, Any, place)
@@ -230,6 +240,8 @@ class _Walk:
         self.unique("stage", node.name, node.where)
         place = f"stage {node.name!r} ({node.where})"
         unit = make_unit(node.what, self.fields)
+        if unit.within is not None and self.hooks:
+            unit = replace(unit, nested=unit.within(self.hooks))
         for text in (*unit.problems, *unit.signature.problems):
             self.problem(f"{place}: {text}")
         contract = self.contract(node, place)
@@ -239,7 +251,7 @@ class _Walk:
             if "transform" not in step.hooks:
                 self.returns(unit, contract, place)
             self.give(contract, step, place)
-        self.hooks_of(step, place)
+        self.hooks_of(node, step, place)
         structure.append({"stage": node.name, "kind": unit.kind, "gives": text_of(contract), "is": unit.structure})
         return step
 
@@ -269,14 +281,14 @@ class _Walk:
 
     def give(self, contract: OutputContract, step: StageStep, place: str) -> None:
         for name, annotation in contract.annotations.items():
+            if "skip_if" not in step.hooks:
+                self.skippable.pop(name, None)
+            elif name not in self.fields:
+                self.skippable[name] = step.name
             self.add_field(name, annotation, place)
             self.out.outputs[name] = annotation
-            if "skip_if" in step.hooks:
-                self.skippable[name] = step.name
-            else:
-                self.skippable.pop(name, None)
         if contract.model is not None:
-            self.models.setdefault(contract.model, []).append(step.name)
+            self.models.setdefault(contract.model, []).append(step)
 
     # ------------------------------------------------------------ types
 
@@ -412,12 +424,17 @@ class _Walk:
         wanted = peel(annotation) if annotation is not MISSING else None
         if not isinstance(wanted, type):
             return None
-        givers = [(model, who) for model, names in self.models.items() if issubclass(model, wanted) for who in names]
+        givers = [(model, step) for model, steps in self.models.items() if _is_a(model, wanted) for step in steps]
         if not givers or Record.of(wanted) is None:
             return None
         if len(givers) > 1:
-            names = " and ".join(repr(who) for _, who in givers)
+            names = " and ".join(repr(step.name) for _, step in givers)
             self.problem(f"{place}: parameter {name!r} is a {describe(wanted)}, which both {names} give; name a field instead")
+        elif "skip_if" in givers[0][1].hooks:
+            self.problem(
+                f"{place}: parameter {name!r} needs the {describe(wanted)} of stage {givers[0][1].name!r}, which skip_if may "
+                "skip; take the fields you need by name, with defaults"
+            )
         return Binding(name, "model", givers[-1][0])
 
     def setting(self, name: str, value: Any, place: str, annotation: Any = MISSING) -> Binding:
@@ -436,7 +453,7 @@ class _Walk:
         """What is left: one bare parameter takes the State, the rest are inputs of the pipeline."""
         bare = [parameter for parameter in parameters if parameter.annotation is MISSING]
         if len(bare) == 1 and len(parameters) == 1:
-            meant = near_miss(bare[0].name, self.fields)
+            meant = near_miss(bare[0].name, self.given())
             if meant is None:
                 return [Binding(bare[0].name, "state")]
             self.problem(f"{place}: nothing gives parameter {bare[0].name!r}; did you mean {meant!r}? (`: State` insists)")
@@ -447,18 +464,23 @@ class _Walk:
         return [Binding(parameter.name, "field", parameter.name) for parameter in parameters]
 
     def add_input(self, name: str, annotation: Any, place: str) -> None:
-        meant = near_miss(name, self.fields)
+        meant = near_miss(name, self.given())
         if self.declared is not None:
             self.problem(f"{place} {name!r}: nothing gives it, and it is no declared input{did_you_mean(name, self.fields)}")
         elif meant is not None:
             self.problem(f"{place} {name!r}: nothing gives it; did you mean {meant!r}? (Pipeline({name}=…) insists)")
         else:
             self.out.inputs[name] = annotation
+            self.found.add(name)
             self.add_field(name, annotation, "inputs")
+
+    def given(self) -> list[str]:
+        """Return the fields that something gives; inputs that were found out may well look alike (beta1, beta2)."""
+        return [name for name in self.fields if name not in self.found]
 
     # ------------------------------------------------------------ hooks
 
-    def hooks_of(self, step: StageStep, place: str) -> None:
+    def hooks_of(self, node: Stage, step: StageStep, place: str) -> None:
         for name in ("skip_if",):
             if name in step.hooks:
                 self.predicate(f"{place}, {name}", step.hooks[name], set())
@@ -471,7 +493,7 @@ class _Walk:
                     f"{place}: its 'before' hook reads {wrong[0]!r}, which the stage itself gives; "
                     "move the hook to 'after', which gets the output"
                 )
-        if step.hooks.get("checkpoint") is True and step.contract is None:
+        if node.hooks.get("checkpoint") is True and step.contract is None:
             self.problem(f"{place}: checkpoint=True needs a contract that says what to keep; add .through(…)")
         for name in ("isolate", "breakpoint"):
             if step.hooks.get(name):
@@ -521,6 +543,14 @@ def attributes_read(function: Callable[..., Any]) -> list[str]:
             found.append(str(instruction.argval))
         previous = instruction
     return [name for name in dict.fromkeys(found) if not name.startswith("_")]
+
+
+def _is_a(model: Any, wanted: type) -> bool:
+    """Whether a contract's model is a ``wanted``; protocols and TypedDicts stand for themselves alone."""
+    if model is wanted:
+        return True
+    by_class = isinstance(model, type) and not is_protocol(wanted) and not typing_extensions.is_typeddict(wanted)
+    return by_class and issubclass(model, wanted)
 
 
 def _plain_mapping(annotation: Any) -> bool:
