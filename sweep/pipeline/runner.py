@@ -23,12 +23,12 @@ __all__ = ["execute", "reached"]
 
 async def execute(compiled: Compiled, state: State, frame: Frame, *, prefix: str = "", suffix: str = "") -> State:
     """Run the steps of a pipeline from a State with all its inputs, and return the last State."""
-    outer = frame.contracts
-    frame.contracts = compiled.contracts
+    outer = frame.contracts, frame.hooks
+    frame.contracts, frame.hooks = compiled.contracts, compiled.hooks
     try:
         return await _sequence(compiled.steps, state, frame, prefix, suffix)
     finally:
-        frame.contracts = outer
+        frame.contracts, frame.hooks = outer
 
 
 async def _sequence(steps: Iterable[Step], state: State, frame: Frame, prefix: str, suffix: str) -> State:
