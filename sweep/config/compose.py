@@ -128,7 +128,7 @@ class _Composer:
 
     def compose(self, name: str) -> dict[str, Any]:
         parts = self.config(_Entry(name), "", "", first=True)
-        extra = [_Entry(group, option, True) for group, option in self.select.items() if group not in self.used]
+        extra = [_chosen(group, option) for group, option in self.select.items() if group not in self.used]
         if extra:  # selected groups that no defaults list names: as if they stood at its end
             self.begin()
             parts = self.config(_Entry(name), "", "", first=True, extra=extra)
@@ -271,6 +271,11 @@ def _is_hydras(line: Any) -> bool:
     """Whether a line of a defaults list only configures Hydra itself."""
     key = next(iter(line), "") if isinstance(line, dict) else line
     return isinstance(key, str) and re.match(r"(override\s+|optional\s+)*/?hydra/", key) is not None
+
+
+def _chosen(group: str, option: Any) -> _Entry:
+    path, _, package = group.partition("@")
+    return _Entry(path, option, True, package or None)
 
 
 def _entry(line: Any, file: str) -> _Entry:

@@ -40,6 +40,27 @@ CASES: dict[str, tuple[dict[str, str], list[str], dict[str, Any]]] = {
         ["+model=resnet50"],
         {"model": "resnet50"},
     ),
+    "append under another name": (
+        {"config.yaml": "defaults:\n  - data: cifar10\n"},
+        ["+model@net.body=resnet50"],
+        {"model@net.body": "resnet50"},
+    ),
+    "select one of two": (
+        {"config.yaml": "defaults:\n  - model@teacher: resnet101\n  - model@student: resnet50\n"},
+        ["model@student=resnet101"],
+        {"model@student": "resnet101"},
+    ),
+    "deep relative groups": (
+        {
+            "config.yaml": "defaults:\n  - server: apache\n  - _self_\nserver: {db: {user: me}}\n",
+            "server/apache.yaml": "defaults:\n  - db: mysql\n  - db@cache: sqlite\n  - _self_\nport: 1\n",
+            "server/db/mysql.yaml": "defaults:\n  - engine: inno\nuser: root\n",
+            "server/db/sqlite.yaml": "# @package _global_.other\nuser: none\n",
+            "server/db/engine/inno.yaml": "size: 3\n",
+        },
+        [],
+        {},
+    ),
     "several": ({"config.yaml": "defaults:\n  - model:\n    - resnet50\n    - resnet101\n"}, [], {}),
     "null": ({"config.yaml": "defaults:\n  - model: null\n  - data: cifar10\nx: 1\n"}, [], {}),
     "null selected": ({"config.yaml": "defaults:\n  - model: null\n"}, ["model=resnet50"], {"model": "resnet50"}),
