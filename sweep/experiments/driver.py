@@ -15,6 +15,7 @@ from pathlib import Path
 from typing import Any, final
 
 import anyio
+import anyio.lowlevel
 from anyio.lowlevel import EventLoopToken, current_token
 
 from sweep.clock import current_clock
@@ -35,6 +36,9 @@ from sweep.trial import Decision, Resources, Status, Trial
 __all__ = ["Driver"]
 
 _FLUSH = 0.5
+"""Seconds after which reports are committed by themselves."""
+_TURNS = 16
+"""Attempts that one task runs before others get their turn, where nothing in them waits."""
 
 
 @final
@@ -92,23 +96,25 @@ class Driver:
             async with self.executor.open(self.objective.functions()), anyio.create_task_group() as tasks:
                 tasks.start_soon(self._strategist)
                 tasks.start_soon(self._ticker)
-                self.submit(self.conductor.wake)
+                self._guarded(self.conductor.wake)
                 await self._perform(tasks)
                 tasks.cancel_scope.cancel()
         finally:
             with self._mutex:
                 self._interrupt_rest()
+        if self._failure is not None:
+            raise self._failure
         if self._finish is None:
             raise StrategyError("the sweep ended without a reason")
         return self._finish
 
     async def _perform(self, tasks: Any) -> None:
         while self._finish is None:
-            if not self._effects:
+            if not self._effects and self._failure is None:
                 await self._wake.wait()
             self._wake = anyio.Event()
             if self._failure is not None:
-                raise self._failure
+                return
             while self._effects:
                 effect = self._effects.popleft()
                 if isinstance(effect, ev.Start):
@@ -153,9 +159,22 @@ class Driver:
             elif isinstance(event, ev.Ended) and self.conductor.machine.trials[event.number].status.ended:
                 self.checkpoints.ended(self.conductor.machine.trials[event.number])
 
+    def _guarded(self, call: Callable[..., Step], *args: Any) -> None:
+        """Submit; what goes wrong ends the sweep, and is raised by ``run`` as itself."""
+        try:
+            self.submit(call, *args)
+        except Exception as error:  # noqa: BLE001  # raised by ``run``, outside of the task group
+            self._fail(error)
+
+    def _fail(self, error: BaseException) -> None:
+        self._failure = self._failure or error
+        self._wake.set()
+
     def _hand_on(self, effects: Sequence[Any]) -> None:
-        self._effects.extend(effects)
         if threading.get_ident() == self._thread:
+            if self.optimizer.cheap and not self._calls:
+                effects = [effect for effect in effects if not self._at_once(effect)]
+            self._effects.extend(effects)
             self._wake.set()
         elif self._token is not None:
             post(self._token, lambda: self._wake.set())
@@ -176,7 +195,7 @@ class Driver:
             await clock.sleep(min(1.0, max(0.01, self.conductor.machine.seconds_left)))
             now = clock.now()
             if self.conductor.machine.budget.seconds is not None:
-                self.submit(self.conductor.submit, ev.Ticked(now - last))
+                self._guarded(self.conductor.submit, ev.Ticked(now - last))
             last = now
             self._requests()
             with self._mutex:
@@ -190,7 +209,7 @@ class Driver:
         for name, value in self.handle.store.rows(query, (self.handle.run_id,)):
             self.handle.store.add("DELETE FROM tag WHERE run_id=? AND name=?", (self.handle.run_id, name))
             number = int(value) if value else None
-            self.submit(self.conductor.submit, ev.StopRequested(number))
+            self._guarded(self.conductor.submit, ev.StopRequested(number))
 
     # ------------------------------------------------------------ strategies
 
@@ -207,22 +226,39 @@ class Driver:
                         self.optimizer.observe(effect.trial, effect.result)
                     elif isinstance(effect, ev.Ask):
                         await self._suggest(effect)
-                except Exception as error:  # noqa: BLE001  # handed to the main task, which raises it
-                    self._failure = error
-                    self._wake.set()
+                except Exception as error:  # noqa: BLE001  # raised by ``run``, outside of the task group
+                    self._fail(error)
                     return
 
-    async def _suggest(self, ask: ev.Ask) -> None:
-        if self.optimizer.cheap:
-            trials = self.optimizer.suggest(ask.n)
+    def _at_once(self, effect: Any) -> bool:
+        """Perform a cheap optimizer's call here and now: no task, no thread."""
+        if isinstance(effect, ev.Observe):
+            self.optimizer.observe(effect.trial, effect.result)
+        elif isinstance(effect, ev.Ask):
+            self.submit(self.conductor.suggested, effect, self.optimizer.suggest(effect.n))
         else:
-            trials = await self.root.threads.run(self.optimizer.suggest, ask.n)
+            return False
+        return True
+
+    async def _suggest(self, ask: ev.Ask) -> None:
+        trials = await self.root.threads.run(self.optimizer.suggest, ask.n)
         self.submit(self.conductor.suggested, ask, trials)
 
     # ------------------------------------------------------------ attempts
 
     async def _attempt(self, start: ev.Start) -> None:
-        """Run one attempt to its end."""
+        """Run an attempt to its end, and then whichever is to start next: a task for each would cost more."""
+        turn = 0
+        while True:
+            await self._one_attempt(start)
+            turn += 1
+            if turn % _TURNS == 0:
+                await anyio.lowlevel.checkpoint()
+            if not self._effects or not isinstance(self._effects[0], ev.Start) or self._failure is not None:
+                return
+            start = self._effects.popleft()
+
+    async def _one_attempt(self, start: ev.Start) -> None:
         trial, clock = start.trial, current_clock()
         began = clock.now()
         kind, value, error = "completed", None, None
@@ -236,8 +272,7 @@ class Driver:
             except TrialPaused:
                 kind = "paused"
             except StoreError as broken:
-                self._failure = broken
-                self._wake.set()
+                self._fail(broken)
                 return
             except Exception as failure:  # noqa: BLE001  # a trial's failure is a result, kept with its traceback
                 kind, error = self._failed(trial, start, failure)
@@ -252,11 +287,7 @@ class Driver:
         ended = ev.Ended(
             trial.number, start.attempt, kind, plain, error, clock.now() - began, clock.wall(), start.run  # type: ignore[arg-type]  # one of the literals
         )
-        try:
-            self.submit(self.conductor.ended, ended)
-        except Exception as failure:  # noqa: BLE001  # handed to the main task, which raises it
-            self._failure = failure
-            self._wake.set()
+        self._guarded(self.conductor.ended, ended)
 
     async def _call(self, start: ev.Start) -> Any:
         trial = start.trial
