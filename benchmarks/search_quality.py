@@ -7,8 +7,9 @@ DIR is the folder with ``config_space.json``, ``encoding.json`` and ``model.onnx
 
 Four asynchronous workers; a trial costs its own training time, kept within a factor 3 of the mean; the budget is
 worth 50 full trainings. Regret is (best known - found) / (best known - median of random), best so far at 25, 50
-and 100% of the budget. The surrogate's optimum sits in a corner of its box, so the box handed out is wider and mirrored at the edges,
-differently for each seed; ``corners``, which tries only corners and the middle, is the canary: a win that it shares is an artefact.
+and 100% of the budget. The surrogate's optimum sits in a corner of its box, so the box handed out is wider and mirrored
+at the edges, differently for each seed; ``corners``, which tries only corners and the middle, is the canary: a win that
+it shares is an artefact.
 """
 
 from __future__ import annotations
@@ -58,7 +59,7 @@ class Problem:
     """
 
     def __init__(self, data: Path, instance: str, fold: int) -> None:
-        import onnxruntime
+        import onnxruntime  # type: ignore[import-untyped]  # it has no types
 
         options = onnxruntime.SessionOptions()
         options.intra_op_num_threads = options.inter_op_num_threads = 1
@@ -70,11 +71,7 @@ class Problem:
         self._parts = {name: _distribution(known[name]) for name in INPUTS if name != "epoch"}
         self.space = SearchSpace(self._parts)
         rng = np.random.default_rng([fold, zlib.crc32(f"lcbench/{instance}".encode())])
-        self._fold = {
-            entry["name"]: rng.uniform(0.10, 0.35, 2)
-            for entry in listed
-            if entry["name"] in self._parts
-        }
+        self._fold = {entry["name"]: rng.uniform(0.10, 0.35, 2) for entry in listed if entry["name"] in self._parts}
         random = [self.space.sample(np.random.default_rng([fold, 7, i])) for i in range(1000)]
         curves = self._raw(random)
         self.mean_seconds = float(curves.seconds[:, -1].mean())
@@ -253,7 +250,9 @@ def main() -> None:
                 row = {"instance": instance, "seed": seed, "method": method, "regret": regret}
                 row |= {"trials": simulation.n_trials, "cpu": cost}
                 shown = " ".join(f"{value:.3f}" for value in regret)
-                sys.stdout.write(f"{instance} {seed} {method:14} {shown}  {len(simulation.best)} {simulation.n_trials} {cost:.3f}s\n")
+                sys.stdout.write(
+                    f"{instance} {seed} {method:14} {shown}  {len(simulation.best)} {simulation.n_trials} {cost:.3f}s\n"
+                )
                 sys.stdout.flush()
                 if options.out:
                     with options.out.open("a") as file:

@@ -65,7 +65,7 @@ class Belief:
         curves = [_points(record, levels, objective, self._last) for record in chosen if record.state is State.SEEN]
         curves = _within(curves, _ROWS - len(chosen))
         self._read(chosen, curves)
-        self._tried = {_name(unit) for unit in encoding.units([record.params for record in records if _inside(record)])}
+        self._records = records
         self._model = CurveModel(encoding.width, self._last, None if theta is None else np.array(theta))
         self._model.condition(self._x, self._steps, self._z)
 
@@ -138,10 +138,20 @@ class Belief:
             top = units[np.argsort(-scores, kind="stable")[:_TOP]]
             more = encoding.snap(encoding.perturb(np.repeat(top, _TOP_NEAR, 0), scale, 0.5, rng))
             units, scores = np.concatenate([units, more]), np.concatenate([scores, promise(more)])
-        order = np.argsort(-scores, kind="stable")
-        new = (units[place] for place in order if _name(units[place]) not in self._tried)
-        found: Array = next(new, units[order[0]])  # in a small space everything may have been tried
-        return found
+        return self._first_new(units[np.argsort(-scores, kind="stable")])
+
+    def _first_new(self, units: Array) -> Array:
+        """Return the first point that no trial has; in a small space, where all may have been tried, the first."""
+        seen: set[bytes] = set()
+        for unit in units:
+            name = unit.tobytes()
+            if name not in seen:
+                seen.add(name)
+                params = self._encoding.params(unit)
+                if all(record.params != params for record in self._records):
+                    return unit
+        first: Array = units[0]
+        return first
 
 
 def _levels(records: Sequence[Record]) -> list[int]:
@@ -201,12 +211,3 @@ def _within(curves: list[list[tuple[float, float]]], spare: int) -> list[list[tu
             kept[place] = curves[place][-1:]
         spare -= len(kept[place]) - 1
     return kept
-
-
-def _inside(record: Record) -> bool:
-    return record.state is not State.VOID
-
-
-def _name(unit: Array) -> bytes:
-    """Return what tells one configuration from another."""
-    return np.round(unit, 9).tobytes()

@@ -36,6 +36,7 @@ class GridOptimizer(SeededOptimizer):
 
     finite = True
     cheap = True
+    cheap = True
 
     def _begin(self) -> None:
         self._passed = 0  # how many combinations of the grid have been dealt with

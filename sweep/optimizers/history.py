@@ -69,7 +69,7 @@ class Record:
         """Return (step, loss) of each finite report up to ``step``, by ascending step.
 
         A report without the objective's metric is left out; without a name for it, one that
-        has not exactly one metric.
+        has not exactly one metric beside ``cost``.
         """
         points = []
         for step, metrics in self.trial.history:
@@ -78,7 +78,8 @@ class Record:
             if objective.metric is not None:
                 score = metrics.get(objective.metric, math.nan)
             else:
-                score = next(iter(metrics.values())) if len(metrics) == 1 else math.nan
+                found = [value for name, value in metrics.items() if name != "cost"]  # that is a trial's price
+                score = found[0] if len(found) == 1 else math.nan
             if math.isfinite(score):
                 points.append((step, objective.loss(score)))
         return points
@@ -141,7 +142,8 @@ class History:
         record.step, record.cost = result.step, result.cost
         record.partial = trial.status in (Status.PAUSED, Status.STOPPED)
         record.losses = ()
-        if trial.reason in (Reason.LOST, Reason.PARENT) or trial.status in (Status.ABORTED, Status.SKIPPED):
+        cut = trial.status in (Status.ABORTED, Status.SKIPPED) or trial.reason in (Reason.LOST, Reason.PARENT)
+        if cut or (trial.status is Status.STOPPED and result.failure is not None):  # before its first report
             record.state = State.VOID
         elif result.failure is not None or not all(map(math.isfinite, result.values)):
             record.state = State.FAILED

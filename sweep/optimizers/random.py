@@ -30,6 +30,8 @@ class RandomOptimizer(IndexedOptimizer):
         True
     """
 
+    cheap = True
+
     def _begin(self) -> None:
         super()._begin()
         self._rng = random.Random(0)  # noqa: S311  # reproducibility, not secrecy
