@@ -18,6 +18,7 @@ from sweep.pipeline.builder import Pipeline
 from sweep.pipeline.checker import Compiled, StageStep, Unit
 from sweep.pipeline.contracts import MISSING, FieldContract, Parameter, Signature
 from sweep.pipeline.durable import Opened, RunSpec, open_child, open_top
+from sweep.pipeline.planning import announce, plan_of
 from sweep.pipeline.runner import execute
 from sweep.pipeline.runs import complete, finished_state, keep_state
 from sweep.pipeline.runtime import Activation, Frame, Root, current_activation, open_root
@@ -209,6 +210,8 @@ class Experiment:
         self, root: Root, opened: Opened, compiled: Compiled, state: State, hooks: tuple[Mapping[str, Any], ...]
     ) -> RunResult:
         handle = opened.handle
+        if opened.request is not None:
+            announce(opened, plan_of(compiled, opened))
         last = finished_state(opened, compiled) if opened.finished else None
         if last is None:
             root.stream.emit("run.resumed" if opened.before else "run.started", handle.run_id, handle.path)

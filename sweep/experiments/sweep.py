@@ -24,11 +24,13 @@ from sweep.experiments.identity import identity_of
 from sweep.experiments.machine import Machine, budget_for
 from sweep.experiments.objective import make_objective
 from sweep.experiments.objective import Objective as Callee
+from sweep.experiments.planning import plan_of_sweep
 from sweep.experiments.sweepresult import SweepResult
 from sweep.optimizers.base import Optimizer
 from sweep.pipeline.checker import Unit
 from sweep.pipeline.contracts import MISSING, Signature
 from sweep.pipeline.durable import Opened, Resume, RunSpec, open_child, open_top
+from sweep.pipeline.planning import announce
 from sweep.pipeline.runtime import Activation, Root, current_activation, open_root
 from sweep.schedulers.base import Scheduler
 from sweep.space import SearchSpace
@@ -347,14 +349,20 @@ class SweepExperiment(Experiment):
         )  # fmt: skip
         log = EventLog(handle.store, handle.run_id, handle.root_id)
         past = log.read()
+        asked = opened.request
         if opened.finished:
             machine.apply(past)
+            if asked is not None:
+                announce(opened, plan_of_sweep(machine, opened, is_leaf=callee.is_leaf))
             return SweepResult.of_machine(self.name, opened, machine, space)
         fresh = self._opening(past, machine, workers, budget, optimizer, scheduler, space, lines, handle)
-        log.write(fresh, machine.trials, current_clock().wall())
-        handle.store.commit()
+        if asked is None or not asked.dry_run:
+            log.write(fresh, machine.trials, current_clock().wall())
+            handle.store.commit()
         self._replayed(machine, [*past, *fresh], optimizer, scheduler)
-        if machine.trials:
+        if asked is not None:
+            announce(opened, plan_of_sweep(machine, opened, is_leaf=callee.is_leaf))
+        elif machine.trials:
             say(_resume_line(handle.path, machine))
         for line in lines:
             say(line)

@@ -17,9 +17,10 @@ import anyio
 
 from sweep.clock import current_clock
 from sweep.errors import ResumeRefused, RunLocked, SweepError
+from sweep.pipeline.request import Plan, Planned, PlanLine, Request, requested
 from sweep.pipeline.runtime import Activation, Handle, Root
 from sweep.store.journal import Journal
-from sweep.store.runs import RunRow, insert_run, latest_run, path_of, read_run
+from sweep.store.runs import RunRow, insert_run, latest_run, path_of, read_run, roots
 from sweep.store.writer import Durability, Store
 from sweep.tracker.console import console_for
 from sweep.tracker.stream import say
@@ -28,7 +29,7 @@ from sweep.trial import Reason, Status
 __all__ = ["Opened", "Resume", "RunSpec", "differences", "entry_of_process", "open_child", "open_top"]
 
 Resume = Literal["auto", "never", "must"]
-RESUME_VARIABLE, ENTRY_VARIABLE = "SWEEP_RESUME", "SWEEP_ENTRY"
+ENTRY_VARIABLE = "SWEEP_ENTRY"
 
 
 @final
@@ -43,7 +44,7 @@ class RunSpec:
         params: Its inputs or fields as JSON data, for people to read.
         seed: Given by the user, or None (then drawn once and journaled).
         extends: A larger budget may extend a completed run (``resume="must"``).
-        code: What to redo: names of stages.
+        redo: Names of stages whose saved output is not to be used.
         allow_changed: Go on although structure or contracts have changed.
     """
 
@@ -67,6 +68,7 @@ class Opened:
         handle: The run.
         before: Its row as an earlier session left it, or None for a new run.
         finished: It had completed already; its result is to be read, not computed.
+        request: What ``sweep resume`` asked of this very run, or None.
     """
 
     handle: Handle
@@ -74,6 +76,7 @@ class Opened:
     finished: bool = False
     status: Status | None = None
     reason: Reason | None = None
+    request: Request | None = None
 
 
 # ---------------------------------------------------------------- identity
@@ -180,20 +183,19 @@ async def open_top(
 
 
 def _find_or_make(store: Store, spec: RunSpec, resume: Resume) -> Opened:
-    wanted = os.environ.get(RESUME_VARIABLE, "")
+    request = requested()
+    opened = None if request is None else _requested(store, spec, request)
+    return opened if opened is not None else _usual(store, spec, resume)
+
+
+def _usual(store: Store, spec: RunSpec, resume: Resume) -> Opened:
     row = latest_run(store, 0, "", spec.name)
-    if wanted and row is not None:
-        chosen = read_run(store, int(wanted))
-        if chosen.name == spec.name and chosen.parent_id == 0:
-            row, resume = chosen, "must"
     if row is None or resume == "never":
         if row is None and resume == "must":
             raise SweepError(f"resume='must': there is no run named {spec.name!r} in {store.path}")
         return _make(store, spec, 1 if row is None else row.number + 1)
-    changed = differences(row.data("identity"), _plain(spec.identity))
-    if spec.seed is None:
-        changed = [line for line in changed if not line.startswith("seed:")]
-    if changed and not spec.allow_changed:
+    changed = _changed(spec, row)
+    if changed:
         return _other_identity(store, spec, row, resume, changed)
     if row.status is Status.COMPLETED and not (resume == "must"):
         say(f"{spec.name!r} has finished already{_best(row)}: this is a new run, {spec.name}#{row.number + 1}")
@@ -202,6 +204,49 @@ def _find_or_make(store: Store, spec: RunSpec, resume: Resume) -> Opened:
         say(f"{spec.name!r} ended by failures ({row.error}): this is a new run, {spec.name}#{row.number + 1}")
         return _make(store, spec, row.number + 1)
     return _take_over(store, spec, row)
+
+
+def _requested(store: Store, spec: RunSpec, request: Request) -> Opened | None:
+    """Open the run that ``sweep resume`` means, or read a finished one that the program runs beside it."""
+    meant = [one for one in roots(store) if one.name == spec.name and request.means(store.path, one.id)]
+    if meant:
+        row = meant[0]
+        spec.redo, spec.allow_changed = frozenset(request.redo), request.allow_changed
+        changed = _changed(spec, row)
+        if changed:
+            return _other_identity(store, spec, row, "must", changed)
+        opened = _look(store, spec, row) if request.dry_run else _take_over(store, spec, row)
+        opened.request = request
+        return opened
+    beside = latest_run(store, 0, "", spec.name)
+    if beside is not None and beside.status is Status.COMPLETED and not _changed(spec, beside):
+        return _look(store, spec, beside)
+    if request.dry_run:
+        note = f"the program runs this before it comes to run {request.run}; what follows may depend on it"
+        raise Planned(Plan(request.run, str(request.run), (PlanLine(spec.name, "runs", note),)))
+    return None
+
+
+def _changed(spec: RunSpec, row: RunRow) -> list[str]:
+    """Return what forbids to go on with a run: the differences of its identity."""
+    if spec.allow_changed:
+        return []
+    changed = differences(row.data("identity"), _plain(spec.identity))
+    return [line for line in changed if spec.seed is not None or not line.startswith("seed:")]
+
+
+def _look(store: Store, spec: RunSpec, row: RunRow) -> Opened:
+    """Open a run for reading alone: nobody owns it, and nothing of it is changed."""
+    finished = _is_finished(spec, row)
+    if not finished and store.is_live(row.id):
+        raise RunLocked(row.segment, store.owner(row.id))
+    journal = Journal(store, row.id, row.id, fresh=False)
+    handle = Handle(store, row.id, row.id, row.segment, journal, True, spec.redo, row.seed or 0)
+    return Opened(handle, row, finished)
+
+
+def _is_finished(spec: RunSpec, row: RunRow) -> bool:
+    return row.status is Status.COMPLETED and not spec.extends and not spec.redo
 
 
 def _other_identity(store: Store, spec: RunSpec, row: RunRow, resume: Resume, changed: list[str]) -> Opened:
@@ -250,7 +295,7 @@ def _take_over(store: Store, spec: RunSpec, row: RunRow) -> Opened:
     store.own(row.id, row.segment)
     row = read_run(store, row.id)
     journal = Journal(store, row.id, row.id, fresh=False)
-    finished = row.status is Status.COMPLETED and not spec.extends
+    finished = _is_finished(spec, row)
     handle = Handle(store, row.id, row.id, row.segment, journal, True, spec.redo, row.seed or 0)
     if not finished:
         store.add("UPDATE run SET status=?, reason=NULL, ended=NULL WHERE id=?", (Status.RUNNING.value, row.id))
@@ -258,7 +303,7 @@ def _take_over(store: Store, spec: RunSpec, row: RunRow) -> Opened:
             store.add("UPDATE run SET identity=? WHERE id=?", (json.dumps(spec.identity), row.id))
         store.commit()
         done = sum(1 for key in journal.keys() if "!" not in key)
-        if done and spec.level != "sweep":
+        if done and requested() is None and spec.level != "sweep":
             say(f"resuming {row.segment!r}: {done} finished step{'s' if done != 1 else ''} restored, the rest runs now")
     return Opened(handle, row, finished)
 
@@ -305,8 +350,10 @@ def _child(parent: Handle, stage: str, spec: RunSpec, number: int) -> Opened:
         row, before = read_run(store, run_id), None
     else:
         row = before = read_run(store, int(found[0]))
-        changed = differences(row.data("identity"), _plain(spec.identity))
-        if changed and not spec.allow_changed:
+        request = requested()
+        spec.allow_changed = spec.allow_changed or (request is not None and request.allow_changed)
+        changed = _changed(spec, row)
+        if changed:
             raise ResumeRefused(
                 path_of(store, row), changed, "another run stood here before: name your runs (name=…), or --allow-changed"
             )
@@ -331,7 +378,7 @@ def _closing(root: Root, opened: Opened) -> Iterator[None]:
     try:
         yield
     except BaseException as error:
-        if isinstance(error, RunLocked):
+        if isinstance(error, RunLocked | Planned):
             raise
         status, reason = _status_of(root, error)
         _close(opened, status, reason, _one_line(error))

@@ -9,14 +9,17 @@ from typing import Any
 
 from sweep.clock import current_clock
 from sweep.errors import ContractError, ContractViolation, NotStorable
-from sweep.fingerprint import stable_json, structure_hash
+from sweep.fingerprint import Fingerprinter, stable_json, structure_hash
 from sweep.pipeline.checker import StageStep, text_of
 from sweep.pipeline.contracts import Accepted, OutputContract
 from sweep.pipeline.nodes import Cache
 from sweep.pipeline.runtime import Activation, Handle
 from sweep.store.journal import Entry, Journal
 
-__all__ = ["accept", "attempts_before", "cached", "commit", "failed_attempt", "keep_in_cache", "payload_type", "restore"]
+__all__ = [
+    "ATTEMPTS", "UNSTORED", "accept", "attempts_before", "cached", "code_text", "commit", "failed_attempt", "keep_in_cache",
+    "kept", "payload_type", "restore",
+]  # fmt: skip
 
 STAGE, DONE, UNSTORED, ATTEMPTS = "stage", "done", "unstored", "attempts"
 _NOTHING = Accepted({}, None, {})
@@ -53,13 +56,19 @@ def payload_type(contract: OutputContract, contracts: Mapping[str, Any]) -> Any:
 # ---------------------------------------------------------------- checkpoint
 
 
+def kept(step: StageStep, key: str, handle: Handle) -> Entry | None:
+    """Return the journal's entry that a resume restores for a stage, or None if the stage is to run."""
+    if not step.checkpointed or step.name in handle.redo:
+        return None
+    entry = handle.journal.get(key)
+    return entry if entry is not None and entry.kind in (STAGE, DONE) else None
+
+
 def restore(act: Activation, handle: Handle) -> Accepted | None:
     """Return the journaled outcome of an activation, or None if it is to run."""
     step: StageStep = act.step
-    if step.name in handle.redo:
-        return None
-    entry = handle.journal.get(act.key)
-    if entry is None or entry.kind not in (STAGE, DONE):
+    entry = kept(step, act.key, handle)
+    if entry is None:
         return None
     _compare_code(act, handle, entry)
     if entry.kind == DONE or step.contract is None:
@@ -93,10 +102,15 @@ def code_id(act: Activation, handle: Handle) -> int | None:
     step: StageStep = act.step
     if not step.unit.code:
         return None
+    return handle.store.definition("code", code_text(step, act.frame.root.fingerprints), step.unit.signature.name)
+
+
+def code_text(step: StageStep, fingerprints: Fingerprinter) -> str:
+    """Return the fingerprint of a stage's code, its transform included."""
     if step.code is None:
         hooks = [step.hooks["transform"]] if "transform" in step.hooks else []
-        step.code = "+".join(act.frame.root.fingerprints.code_fingerprint(one) for one in (*step.unit.code, *hooks))
-    return handle.store.definition("code", step.code, step.unit.signature.name)
+        step.code = "+".join(fingerprints.code_fingerprint(one) for one in (*step.unit.code, *hooks))
+    return step.code
 
 
 def contract_id(act: Activation, handle: Handle) -> int | None:

@@ -48,7 +48,7 @@ async def _stage(step: StageStep, state: State, frame: Frame, key: str) -> State
     handle, stream = frame.handle, frame.root.stream
     run_id = handle.run_id if handle else 0
     if handle is not None:
-        found = restore(act, handle) if step.checkpointed else None
+        found = restore(act, handle)
         if found is not None:
             stream.emit("stage.restored", run_id, act.path)
             return state._with(found.updates, found.models)
@@ -56,7 +56,7 @@ async def _stage(step: StageStep, state: State, frame: Frame, key: str) -> State
         stream.emit("stage.skipped", run_id, act.path)
         return state
     if stream:
-        stream.emit("stage.started", run_id, act.path, state=state)
+        stream.emit("stage.started", run_id, act.path, state=state, inputs=_arguments(step.bindings, act))
         act.started = current_clock().now()
     accepted = await _attempted(act)
     if handle is not None:

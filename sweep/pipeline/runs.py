@@ -11,6 +11,7 @@ from sweep.errors import ContractError, NotStorable, did_you_mean
 from sweep.pipeline.annotations import describe
 from sweep.pipeline.checker import Compiled
 from sweep.pipeline.durable import Opened, Resume, RunSpec, open_child, open_top
+from sweep.pipeline.planning import announce, plan_of
 from sweep.pipeline.records import payload_type
 from sweep.pipeline.runner import execute
 from sweep.pipeline.runtime import Activation, Frame, Root, current_activation, open_root
@@ -68,6 +69,8 @@ def _spec(name: str, compiled: Compiled, values: Mapping[str, Any]) -> RunSpec:
 async def _durable(
     root: Root, opened: Opened, compiled: Compiled, state: State, hooks: tuple[Mapping[str, Any], ...]
 ) -> State:
+    if opened.request is not None:
+        announce(opened, plan_of(compiled, opened))
     if opened.finished:
         found = finished_state(opened, compiled)
         if found is not None:

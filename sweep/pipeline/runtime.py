@@ -26,7 +26,7 @@ from sweep.fingerprint import Fingerprinter
 from sweep.store.journal import Journal
 from sweep.store.writer import Store
 from sweep.threads import WorkerThreads
-from sweep.tracker.stream import Stream, say
+from sweep.tracker.stream import Stream, listeners, say
 
 __all__ = ["ACTIVATION", "Activation", "Frame", "Handle", "Root", "Slots", "current_activation", "open_root"]
 
@@ -94,7 +94,7 @@ class Root:
 
     def __init__(self) -> None:
         self.threads = WorkerThreads()
-        self.stream = Stream()
+        self.stream = Stream(listeners())
         self.slots = Slots(float(os.cpu_count() or 1), 0.0)
         self.fingerprints = Fingerprinter()
         self.interrupted: str | None = None

@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
+import os
 import sys
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
+from contextvars import ContextVar
 from typing import Any, NamedTuple, final
 
 from sweep.clock import current_clock
 
-__all__ = ["Event", "Sink", "Stream", "say"]
+__all__ = ["Event", "Sink", "Stream", "listeners", "listening", "say"]
 
 
 class Event(NamedTuple):
@@ -72,6 +75,34 @@ class Stream:
                 say(f"the sink {sink!r} failed and gets no more events: {type(error).__name__}: {error}")
 
 
+_LISTENERS: ContextVar[tuple[Sink, ...]] = ContextVar("sweep_listeners", default=())
+
+
+def listeners() -> list[Sink]:
+    """Return the sinks that every run started here and now is to have."""
+    return list(_LISTENERS.get())
+
+
+@contextmanager
+def listening(sink: Sink) -> Iterator[None]:
+    """Give a sink the events of every run that is started inside the ``with`` block.
+
+    Example:
+        >>> seen = []
+        >>> with listening(seen.append):
+        ...     Stream(listeners()).emit("log", 1, "digits", message="hello")
+        >>> seen[0].kind
+        'log'
+    """
+    token = _LISTENERS.set((*_LISTENERS.get(), sink))
+    try:
+        yield
+    finally:
+        _LISTENERS.reset(token)
+
+
 def say(text: str) -> None:
-    """Write a line for people to stderr; stdout belongs to the user's code."""
+    """Write a line for people to stderr, unless ``SWEEP_QUIET=1``; stdout belongs to the user's code."""
+    if os.environ.get("SWEEP_QUIET") == "1":
+        return
     print(f"sweep: {text}", file=sys.stderr, flush=True)  # noqa: T201  # the one place that does
