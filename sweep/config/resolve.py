@@ -20,6 +20,7 @@ from sweep.errors import ConfigError, UnknownName, did_you_mean, near_miss
 __all__ = ["Explicit", "Resolution", "resolve"]
 
 _OURS = vars(adict_module)  # frames of ADict's own methods are not the place of a write
+_BELOW = ("schema", "default", "view", "lazy")  # the layers below the explicit ones
 _PLAIN = frozenset({int, float, str, bool, type(None), bytes, complex})
 
 
@@ -192,8 +193,7 @@ class _Builder:
             if item.problem and self.schema is None and not isinstance(self.peek(item.path), str):
                 raise ConfigError(f"{item.source!r}: {item.problem}")
             if isinstance(item.value, Mapping) and item.value:
-                parts = [(path, value) for path, value in leaves(item.value)]
-                for path, value in parts:
+                for path, value in leaves(item.value):
                     self.put(Assignment((*item.path, *path), value, None, item.source))
             else:
                 self.put(item)
@@ -283,7 +283,11 @@ class _Builder:
     def replaced(self, layer: Layer, node: ADict, path: Path, old: Any, value: Any, mark: Mark) -> bool:
         """Note a write that is a group, replaces one, or is a value that could be changed in place."""
         new = dict(leaves(value, path)) if isinstance(value, Mapping) and value else {path: value}
+        gone = [inner for inner, _ in leaves(old, path)] if isinstance(old, ADict) and old else [path]
         if layer.kind == "lazy" and (path in self.explicit or path in self.protected):
+            for inner in gone:
+                if inner not in new and path not in self.explicit and isinstance(value, Mapping):
+                    self.drop_leaf(layer, inner, mark)
             for inner, item in new.items():
                 layer.writes[inner] = (snapshot(item), mark)
                 if inner in self.explicit or path in self.explicit or inner in self.protected:
@@ -291,13 +295,19 @@ class _Builder:
                 else:
                     self.place_leaf(inner, item)
             return False
-        gone = [p for p, _ in leaves(old, path)] if isinstance(old, ADict) and old else [path]
         if old is not REMOVED:
             layer.writes.update({inner: (REMOVED, mark) for inner in gone if inner not in new})
         if isinstance(old, ADict):
             disown(old)
         layer.writes.update({inner: (snapshot(item), mark) for inner, item in new.items()})
         return True
+
+    def drop_leaf(self, layer: Layer, path: Path, mark: Mark) -> None:
+        layer.writes[path] = (REMOVED, mark)
+        if path in self.explicit:
+            layer.lost.add(path)
+        else:
+            dict.__delitem__(self.peek(path[:-1]), path[-1])
 
     def place_leaf(self, path: Path, value: Any) -> None:
         node = self.root
@@ -315,7 +325,7 @@ class _Builder:
             raise ConfigError(f"{dotted(path)!r} is removed after a Scope.lazy() block; remove it above the block")
         kept = layer.kind == "lazy" and (path in self.explicit or path in self.protected)
         old = dict.get(node, key)
-        gone = [p for p, _ in leaves(old, path)] if isinstance(old, ADict) and old else [path]
+        gone = [inner for inner, _ in leaves(old, path)] if isinstance(old, ADict) and old else [path]
         layer.writes.update({inner: (REMOVED, self.source) for inner in gone})
         layer.lost.update(gone if kept else ())
         return not kept
@@ -350,9 +360,8 @@ class _Builder:
                 node: Any = self.peek(path[:-1])
                 node[path[-1]] = value
                 self.source, self.layer = None, None
-                for explicit in self.layers:
-                    if explicit.kind not in ("schema", "default", "view", "lazy") and path in explicit.writes:
-                        explicit.writes[path] = (value, explicit.writes[path][1])
+                top = [one for one in self.layers if one.kind not in _BELOW and path in one.writes][-1]
+                top.writes[path] = (value, top.writes[path][1])
 
     def unknown(self, path: Path, item: Assignment, groups: set[Path], views: Mapping[str, View], strict: bool) -> None:
         depth = next(depth for depth in range(1, len(path) + 1) if path[:depth] not in groups)
@@ -383,7 +392,7 @@ class _Builder:
                     UserWarning,
                     stacklevel=5,
                 )
-        order = {kind: index for index, kind in enumerate(("schema", "default", "view", "lazy"))}
+        order = {kind: index for index, kind in enumerate(_BELOW)}
         layers = sorted(self.layers, key=lambda layer: order.get(layer.kind, len(order)))
         if self.schema is None:
             seal(self.root, _Words(self.name, self.root, views))

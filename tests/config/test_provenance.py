@@ -98,6 +98,30 @@ def test_replaced_and_removed_parts_are_seen() -> None:
     assert diff({}, scope.layers_as_data()) == ["layers: (unset) → [1, 2]", "model.depth: (unset) → 3"]
 
 
+def test_changes_in_place_belong_to_the_view_that_made_them() -> None:
+    scope = Scope()
+
+    @scope.observe(default=True)
+    def first(cfg: ADict) -> None:
+        cfg.layers = [1, 2]
+        cfg.blocks = [{"n": 1}]
+        cfg.names = {"a"}
+        cfg.same = [1]
+
+    @scope.observe(default=True)
+    def second(cfg: ADict) -> None:
+        cfg.layers[0] = 7
+        cfg.blocks[0].n = 8
+        cfg.names.add("b")
+        _ = cfg.same[0]
+
+    assert scope.resolve([]) == {"layers": [7, 2], "blocks": [{"n": 8}], "names": {"a", "b"}, "same": [1]}
+    assert [(step.name, step.value) for step in scope.why("layers")] == [("first", [1, 2]), ("second", [7, 2])]
+    assert [step.value for step in scope.why("blocks")] == [[{"n": 1}], [{"n": 8}]]
+    assert [step.value for step in scope.why("names")] == [{"a"}, {"a", "b"}]
+    assert len(scope.why("same")) == 1
+
+
 def test_layers_are_plain_json_and_say_the_same() -> None:
     scope = layered(None)
     scope.parse(["big", "scaled", "lr=0.5"])

@@ -75,6 +75,10 @@ def test_lazy_views_see_everything_and_never_override_an_explicit_value() -> Non
 def test_a_lazy_view_that_replaces_a_group_leaves_explicit_keys() -> None:
     scope = trainer()
 
+    @scope.observe(default=True)
+    def more(cfg: ADict) -> None:
+        cfg.model.width = 5
+
     @scope.observe(lazy=True)
     def swap(cfg: ADict) -> None:
         cfg.model = {"backbone": "vit", "patch": {"size": 16}}
@@ -322,7 +326,17 @@ def test_values_of_the_wrong_type(word: str, said: str, tmp_path: Path, monkeypa
     assert list(tmp_path.iterdir()) == []
 
 
-def test_a_key_that_only_a_lazy_view_knows_is_typed_too() -> None:
+def test_a_key_that_only_a_lazy_view_knows_is_typed_too(tmp_path: Path) -> None:
+    scope = Scope()
+
+    @scope.observe(default=True, lazy=True)
+    def late(cfg: ADict) -> None:
+        cfg.rate = 0.5
+
+    (tmp_path / "c.json").write_text('{"rate": 7}')
+    words = ["--config", str(tmp_path / "c.json"), "rate=9"]
+    assert repr(scope.resolve(words).rate) == "9.0"
+    assert [repr(step.value) for step in scope.why("rate", words)] == ["0.5", "7", "9.0"]
     assert trainer().resolve(["scaled", "warmup=9"]).warmup == 9
     with pytest.raises(ConfigError, match="'warmup' is a number"):
         trainer().resolve(["scaled", "warmup=abc"])
