@@ -94,6 +94,7 @@ class StageStep:
     call: Any = None
     code: str | None = None
     warned: bool = False
+    classes: Any = None
     checkpointed: bool = field(init=False, default=True)
     context_name: str | None = field(init=False, default=None)
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import typing
 import warnings
 from collections.abc import Mapping
 from typing import Any
@@ -14,6 +13,7 @@ from sweep.pipeline.checker import StageStep, text_of
 from sweep.pipeline.contracts import Accepted, OutputContract
 from sweep.pipeline.nodes import Cache
 from sweep.pipeline.runtime import Activation, Handle
+from sweep.store.codec import Classes
 from sweep.store.journal import Entry, Journal
 
 __all__ = [
@@ -46,11 +46,20 @@ def payload(contract: OutputContract, accepted: Accepted) -> dict[str, Any]:
     return {"": accepted.output, **{name: value for name, value in accepted.updates.items() if name not in own}}
 
 
-def payload_type(contract: OutputContract, contracts: Mapping[str, Any]) -> Any:
-    """Return the annotation under which a payload is stored and read back."""
+def payload_type(contract: OutputContract, contracts: Mapping[str, Any]) -> Classes:
+    """Return the classes under which a payload is stored and read back."""
     fields = {name: known.annotation for name, known in contracts.items()}
     fields.update(contract.annotations if contract.model is None else {"": contract.model})
-    return typing.TypedDict("Payload", fields, total=False)  # type: ignore[operator]  # built from data on purpose
+    return Classes(*fields.values())
+
+
+def _classes(act: Activation, contract: OutputContract) -> Classes:
+    """Return the classes of a stage's payload, read once."""
+    step: StageStep = act.step
+    if step.classes is None:
+        step.classes = payload_type(contract, act.frame.contracts)
+    found: Classes = step.classes
+    return found
 
 
 # ---------------------------------------------------------------- checkpoint
@@ -73,7 +82,7 @@ def restore(act: Activation, handle: Handle) -> Accepted | None:
     _compare_code(act, handle, entry)
     if entry.kind == DONE or step.contract is None:
         return _NOTHING
-    value = handle.journal.decode(act.key, str(entry.value), payload_type(step.contract, act.frame.contracts))
+    value = handle.journal.decode(act.key, str(entry.value), _classes(act, step.contract))
     handle.journal.forget(act.key)
     try:
         return step.contract.accept(act.path, value[""] if set(value) == {""} else value, act.frame.contracts)
@@ -142,7 +151,7 @@ async def commit(act: Activation, handle: Handle, accepted: Accepted) -> None:
 
 async def _encoded(act: Activation, journal: Journal, contract: OutputContract, accepted: Accepted) -> str:
     """Encode an outcome; in a thread where it may be large, so that the loop goes on."""
-    expected = payload_type(contract, act.frame.contracts)
+    expected = _classes(act, contract)
     data = payload(contract, accepted)
     place = f"stage {act.path!r}, output"
     if all(isinstance(value, str | int | float | bool | None) for value in data.values()):
@@ -219,7 +228,7 @@ async def cached(act: Activation, spec: Any) -> Accepted | None:
     contract = act.step.contract
     if contract is None:
         return _NOTHING
-    value = Journal(handle.store, 0, 0, fresh=True).decode(key, row[0], payload_type(contract, act.frame.contracts))
+    value = Journal(handle.store, 0, 0, fresh=True).decode(key, row[0], _classes(act, contract))
     found: Accepted = contract.accept(act.path, value[""] if set(value) == {""} else value, act.frame.contracts)
     return found
 

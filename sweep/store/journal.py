@@ -100,14 +100,18 @@ class Journal:
         self.store.add("DELETE FROM journal WHERE run_id=? AND key=?", (self.run_id, key))
 
     def _release(self, key: str, kept: set[str]) -> None:
-        rows = self.store.rows("SELECT digest FROM blob WHERE run_id=? AND key=?", (self.run_id, key))
-        self.store.add("DELETE FROM blob WHERE run_id=? AND key=?", (self.run_id, key))
+        place = (self.run_id, key)
+        rows = self.store.rows("SELECT digest FROM blob WHERE run_id=? AND key=?", place)
+        self.store.add("DELETE FROM blob WHERE run_id=? AND key=?", place)
         gone = {row[0] for row in rows} - kept
-        if gone:
-            self.store.after_commit(lambda: self._drop(gone))
+        written = self.store.row("SELECT at FROM journal WHERE run_id=? AND key=?", place) if gone else None
+        if written is not None:
+            self.store.after_commit(lambda: self._drop(gone, float(written[0])))
 
-    def _drop(self, digests: set[str]) -> None:
+    def _drop(self, digests: set[str], before: float) -> None:
+        """Remove blobs that no row refers to, unless somebody has put the same content since."""
+        query = "SELECT 1 FROM blob b JOIN run r ON r.id=b.run_id WHERE b.digest=? AND r.root_id=? LIMIT 1"
         for digest in digests:
-            query = "SELECT 1 FROM blob b JOIN run r ON r.id=b.run_id WHERE b.digest=? AND r.root_id=? LIMIT 1"
-            if self.store.row(query, (digest, self.root_id)) is None:
-                self.blobs.path(digest).unlink(missing_ok=True)
+            path = self.blobs.path(digest)
+            if path.exists() and path.stat().st_mtime <= before and self.store.row(query, (digest, self.root_id)) is None:
+                path.unlink(missing_ok=True)
