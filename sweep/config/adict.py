@@ -317,7 +317,10 @@ class ADict(_Guarded):
         return self._adict.frozen
 
     def freeze(self) -> ADict:
-        """Make this config and all its parts raise ``ConfigError`` on every change; return it."""
+        """Make this config and all its parts raise ``ConfigError`` on every change; return it.
+
+        Lists stay lists (that raise), sets become frozensets.
+        """
         state = self._adict
         state.frozen, state.plain, state.watched, state.pending = True, False, False, None
         for key, value in dict.items(self):
@@ -506,7 +509,7 @@ def _frozen(value: Any) -> Any:
         return _FrozenList(_frozen(item) for item in value)
     if type(value) is tuple:
         return tuple(_frozen(item) for item in value)
-    return value
+    return frozenset(value) if type(value) is set else value
 
 
 def seal(node: ADict, owner: Owner) -> None:

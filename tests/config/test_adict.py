@@ -123,6 +123,7 @@ def test_a_frozen_config_raises_on_every_change(change: Any, auto: bool) -> None
     assert config == before
     assert config.frozen
     assert config.model.frozen
+    assert type(ADict(names={1}).freeze().names) is frozenset
 
 
 def test_copies_of_a_frozen_config_can_be_changed() -> None:
