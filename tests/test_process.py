@@ -12,6 +12,7 @@ import textwrap
 import threading
 import time
 from collections.abc import Callable
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -178,7 +179,8 @@ def family_that_returns(path: Path, ctx: Context) -> str:
 
 
 def hang(path: Path) -> None:
-    note_pid(path)
+    sleeper = subprocess.Popen([sys.executable, "-c", "import time; time.sleep(300)"])
+    path.write_text(f"{os.getpid()} {sleeper.pid}")
     time.sleep(300)
 
 
@@ -301,10 +303,10 @@ async def test_no_descriptor_and_no_process_is_left() -> None:
 
 @pytest.mark.anyio
 async def test_each_child_draws_other_random_numbers() -> None:
-    executor = ProcessExecutor()
-    import numpy  # noqa: F401  # so that it travels as loaded
+    import numpy
 
-    async with executor.open([random_numbers]):
+    executor = ProcessExecutor()
+    async with executor.open([random_numbers, numpy.random.default_rng]):  # so that the server has numpy.random
         drawn = [await executor.run(Task(random_numbers, {}), RecordingSession()) for _ in range(3)]
     assert len({pair[0] for pair in drawn}) == len({pair[1] for pair in drawn}) == 3
 
@@ -541,7 +543,7 @@ async def test_what_a_finished_child_left_behind_is_killed(tmp_path: Path) -> No
 
 @pytest.mark.anyio
 async def test_a_cancelled_child_may_clean_up_but_not_for_long(tmp_path: Path) -> None:
-    executor = ProcessExecutor()
+    executor, began = ProcessExecutor(), time.monotonic()
     async with executor.open():
         for function, name in ((clean_up, "cleaned"), (ignore_term, "pid")):
             session = RecordingSession()
@@ -551,6 +553,20 @@ async def test_a_cancelled_child_may_clean_up_but_not_for_long(tmp_path: Path) -
                 group.cancel_scope.cancel()
     assert (tmp_path / "cleaned").read_text() == "cleaned up"
     assert not alive(pids_in(tmp_path / "pid", 1)[0])
+    assert time.monotonic() - began < 6, "SIGKILL follows soon"
+
+
+@linux_only
+@pytest.mark.anyio
+async def test_a_daemon_of_a_living_child_is_left_alone(tmp_path: Path) -> None:
+    session, executor, path = RecordingSession(), ProcessExecutor(), tmp_path / "pids"
+    async with executor.open([family]), anyio.create_task_group() as group:
+        group.start_soon(executor.run, Task(family, {"path": path}, "ctx"), session)
+        await until(lambda: session.reports)
+        for _ in range(3):
+            await executor.run(Task(quick, {}), RecordingSession())
+        assert all(alive(pid) for pid in pids_in(path, 4))
+        group.cancel_scope.cancel()
 
 
 @pytest.mark.anyio
@@ -583,15 +599,15 @@ async def test_a_dead_server_loses_its_children_and_is_replaced(tmp_path: Path) 
         assert [error.kind for error in lost] == ["lost", "lost"]
         assert "its fork server died" in str(lost[0])
         for name in "ab":
-            wait_until(lambda name=name: not alive(pids_in(tmp_path / name, 1)[0]))  # type: ignore[misc]
+            wait_until(lambda name=name: not [pid for pid in pids_in(tmp_path / name, 2) if alive(pid)])  # type: ignore[misc]
         pids = {await executor.run(Task(quick, {}), RecordingSession()) for _ in range(3)}
         assert len(pids) == 3
         assert executor._open.server.pid != server  # type: ignore[union-attr]
 
 
 @linux_only
-@pytest.mark.parametrize("backend", ["asyncio", "trio"])
-def test_nothing_outlives_a_killed_owner(tmp_path: Path, backend: str) -> None:
+@pytest.mark.parametrize(("backend", "who"), [("asyncio", "owner"), ("trio", "owner"), ("asyncio", "server")])
+def test_nothing_outlives_a_killed_owner_nor_a_child_its_server(tmp_path: Path, backend: str, who: str) -> None:
     path = tmp_path / "pids"
     script = f"""
         import sys, anyio
@@ -621,7 +637,15 @@ def test_nothing_outlives_a_killed_owner(tmp_path: Path, backend: str) -> None:
         server = int(owner.stdout.readline())
         pids = [*pids_in(path, 4), server]
         assert all(alive(pid) for pid in pids)
+        if who == "server":
+            owner.send_signal(signal.SIGSTOP)  # so that it cannot help
+            os.kill(server, signal.SIGKILL)
+            wait_until(lambda: not alive(pids[0]))
+            owner.send_signal(signal.SIGCONT)
         owner.kill()
+        for pid in pids[1:4] if who == "server" else ():  # what children of a dead server had started
+            with suppress(ProcessLookupError):
+                os.kill(pid, signal.SIGKILL)
         wait_until(lambda: not [pid for pid in pids if alive(pid)])
 
 
@@ -629,7 +653,8 @@ def test_nothing_outlives_a_killed_owner(tmp_path: Path, backend: str) -> None:
 
 
 @pytest.mark.anyio
-async def test_output_is_kept_by_attempt_whoever_wrote_it(tmp_path: Path) -> None:
+async def test_output_is_kept_by_attempt_whoever_wrote_it(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.delenv("PYTHONUNBUFFERED", raising=False)
     executor = ProcessExecutor()
     async with executor.open([speak, speak_and_die]):
         for attempt, function in ((1, speak_and_die), (2, speak)):

@@ -173,6 +173,33 @@ async def test_cancelling_the_waiting_task_cancels_the_coroutine_and_tells_the_t
 
 
 @pytest.mark.anyio
+async def test_a_request_that_comes_with_the_cancellation_is_refused() -> None:
+    ready, go, posted, told = threading.Event(), threading.Event(), threading.Event(), threading.Event()
+
+    async def never() -> None:
+        raise AssertionError
+
+    def work() -> None:
+        thread = current_loop_thread()
+        assert thread is not None
+        ready.set()
+        go.wait(5)
+        threading.Timer(0.01, posted.set).start()
+        with suppress(CancelledError):
+            thread.call(never)
+        told.set()
+
+    with WorkerThreads() as threads:
+        async with anyio.create_task_group() as group:
+            group.start_soon(threads.run, work)
+            await until(ready.is_set)
+            go.set()
+            posted.wait(5)  # the loop stands still, so both arrive together
+            group.cancel_scope.cancel()
+        await until(told.is_set)
+
+
+@pytest.mark.anyio
 async def test_call_sync_runs_between_two_tasks_on_the_loops_thread() -> None:
     def work() -> tuple[int, str]:
         thread = current_loop_thread()
