@@ -96,7 +96,7 @@ class _Server:
     def end(self) -> None:
         """Kill every child with its tree."""
         for live in self._live:
-            _kill_group(live.pid)
+            self._kill(live)
         self._kept.clear()
         until = time.monotonic() + 2.0
         while time.monotonic() < until:
@@ -200,13 +200,17 @@ class _Server:
             order = live.handle.recv(1)
         except ConnectionError:
             order = b""
-        if order == b"T" and live.kill_at is None:
+        if order == b"T" and live.kill_at is None and live.status is None:
             os.kill(live.pid, signal.SIGTERM)
             live.kill_at = time.monotonic() + _GRACE
             return
         if not order:
             self._selector.unregister(live.handle)
-        _kill_group(live.pid)
+        self._kill(live)
+
+    def _kill(self, live: _Live) -> None:
+        if live.status is None:  # once it is reaped, its number may be anybody's
+            _kill_group(live.pid)
 
     def _watch(self, live: _Live) -> None:
         """Kill a child whose grace is over or that uses more memory than it was given."""
@@ -214,10 +218,10 @@ class _Server:
             return
         if live.kill_at is not None and time.monotonic() >= live.kill_at:
             live.kill_at = None
-            _kill_group(live.pid)
+            self._kill(live)
         if live.memory is not None and not live.note and (used := _own_memory(live.pid)) > live.memory:
             live.note = f"it used {used} bytes of memory, more than the {live.memory} it was given"
-            _kill_group(live.pid)
+            self._kill(live)
 
     def _on_wake(self) -> None:
         with suppress(BlockingIOError):
