@@ -38,7 +38,9 @@ pipeline = (
     .stage("load", load)
     .through(Data, validate=lambda d: len(d.xs) > 1, timeout=10)
     .stage("fit", fit)
-    .through(slope=float, intercept=float, retry=Retry(3, backoff=0.01), after=lambda d: print(f"slope {d['slope']:.3f}"))
+    .through(
+        slope=float, intercept=float, retry=Retry(3, backoff=0.01), after=lambda d: print(f"slope {d['slope']:.3f}")
+    )
     .stage("score", score)
     .through(mse=float)
 )

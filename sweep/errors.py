@@ -38,6 +38,7 @@ from __future__ import annotations
 
 import difflib
 from collections.abc import Iterable, Sequence
+from typing import Any
 
 __all__ = [
     "ConfigError",
@@ -95,7 +96,18 @@ def did_you_mean(name: str, known: Iterable[str]) -> str:
 
 
 class SweepError(Exception):
-    """Base of every error that sweep raises on purpose."""
+    """Base of every error that sweep raises on purpose; pickles with all its facts."""
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        return _restored, (type(self), self.args, self.__dict__.copy())
+
+
+def _restored(cls: type[SweepError], args: tuple[Any, ...], facts: dict[str, Any]) -> SweepError:
+    """Rebuild an error from its message and facts: its constructor takes the facts, not the message."""
+    error = cls.__new__(cls, *args)
+    error.args = args
+    error.__dict__.update(facts)
+    return error
 
 
 class ContractError(SweepError):

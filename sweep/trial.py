@@ -282,7 +282,7 @@ class Result(float):
         self.values = tuple(values) if values is not None else (float(score),)
         return self
 
-    def __getnewargs_ex__(self) -> tuple[tuple[float], dict[str, Any]]:  # type: ignore[override]  # float's is narrower
+    def __getnewargs_ex__(self) -> tuple[tuple[float], dict[str, Any]]:
         """Pickle with all attributes (results travel between our own processes)."""
         kept = {name: getattr(self, name) for name in self.__slots__}
         return (float(self),), kept

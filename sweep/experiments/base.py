@@ -70,7 +70,11 @@ class Experiment:
         self.name = name or type(self).__name__
         self.store = store
         annotations = field_annotations(type(self))
-        unknown = [f"unknown field {key!r}{did_you_mean(key, annotations) or _there_are(annotations)}" for key in fields if key not in annotations]
+        unknown = [
+            f"unknown field {key!r}{did_you_mean(key, annotations) or _there_are(annotations)}"
+            for key in fields
+            if key not in annotations
+        ]
         if unknown:
             raise ContractError(f"{type(self).__name__}(…)", unknown)
         for key, annotation in annotations.items():
@@ -120,7 +124,8 @@ class Experiment:
         if missing:
             types = self._field_types()
             raise ContractError(
-                f"{type(self).__name__}(…)", [f"field {name!r}: {describe(types[name])} has no value" for name in missing]
+                f"{type(self).__name__}(…)",
+                [f"field {name!r}: {describe(types[name])} has no value" for name in missing],
             )
         pipeline = self.pipeline()
         if not isinstance(pipeline, Pipeline):
@@ -146,7 +151,9 @@ class Experiment:
             problems: tuple[str, ...] = ()
         except ContractError as error:
             compiled, problems = Compiled(), tuple(error.problems)
-        parameters = tuple(Parameter(one, inspect.Parameter.KEYWORD_ONLY, ann, False) for one, ann in compiled.inputs.items())
+        parameters = tuple(
+            Parameter(one, inspect.Parameter.KEYWORD_ONLY, ann, False) for one, ann in compiled.inputs.items()
+        )
         signature = Signature(self.name, parameters, MISSING, "", True, False, True, problems)
         return Unit("experiment", self.run, signature, structure=self._identity(compiled))
 
@@ -220,7 +227,12 @@ class Experiment:
             root.stream.emit("run.ended", handle.run_id, handle.path, status="completed")
         below = [RunResult.of_row(row, f"{handle.path}/{row.place}") for row in children(handle.store, handle.run_id)]
         return RunResult(
-            run_id=handle.run_id, name=self.name, path=handle.path, state=last, value=_value(compiled, last), children=below
+            run_id=handle.run_id,
+            name=self.name,
+            path=handle.path,
+            state=last,
+            value=_value(compiled, last),
+            children=below,
         )
 
     async def _execute(self, compiled: Compiled, state: State, frame: Frame) -> State:
@@ -246,7 +258,7 @@ def field_annotations(cls: type) -> dict[str, Any]:
 
 def _bound(cls: type, self: Any, args: tuple[Any, ...], kwargs: Mapping[str, Any]) -> dict[str, Any]:
     """Return the arguments of a subclass's own constructor by name."""
-    own = cls.__init__
+    own = vars(cls).get("__init__") or getattr(cls, "__init__")  # noqa: B009  # read, never called on an instance
     if own is Experiment.__init__:
         return {}
     try:
@@ -258,7 +270,9 @@ def _bound(cls: type, self: Any, args: tuple[Any, ...], kwargs: Mapping[str, Any
     parameters = inspect.signature(own).parameters
     reserved = {"name", "store", *list(parameters)[:1]}
     return {
-        key: value for key, value in bound.arguments.items() if key not in reserved and parameters[key].kind not in variable
+        key: value
+        for key, value in bound.arguments.items()
+        if key not in reserved and parameters[key].kind not in variable
     }
 
 

@@ -53,7 +53,9 @@ class Constrained(Optimizer):
                 rejected += 1
                 self.inner.observe(trial, Result(math.nan, failure=f"infeasible: {broken}", trial=trial))
                 if rejected >= _PATIENCE:
-                    raise StrategyError(f"{rejected} suggestions in a row were infeasible, the last by {broken}: {trial.params}")
+                    raise StrategyError(
+                        f"{rejected} suggestions in a row were infeasible, the last by {broken}: {trial.params}"
+                    )
         return found
 
     def observe(self, trial: Trial, result: Result) -> None:

@@ -19,7 +19,7 @@ import anyio.lowlevel
 from anyio.lowlevel import EventLoopToken, current_token
 
 from sweep.clock import current_clock
-from sweep.errors import NotStorable, StoreError, StrategyError, TrialFailed, TrialPaused, TrialStopped
+from sweep.errors import StoreError, StrategyError, TrialFailed, TrialPaused, TrialStopped
 from sweep.executors.base import Executor, Task
 from sweep.experiments import events as ev
 from sweep.experiments.checkpoints import Checkpoints
@@ -137,7 +137,9 @@ class Driver:
             if step.events:
                 self.log.write(step.events, self.conductor.machine.trials, clock.wall())
                 self._retain(step.events)
-                decisive = any(not isinstance(event, ev.Reported) or event.decision != "continue" for event in step.events)
+                decisive = any(
+                    not isinstance(event, ev.Reported) or event.decision != "continue" for event in step.events
+                )
                 if decisive or clock.now() - self._flushed > _FLUSH:
                     self.handle.store.commit()
                     self._flushed = clock.now()
@@ -261,7 +263,9 @@ class Driver:
     async def _one_attempt(self, start: ev.Start) -> None:
         trial, clock = start.trial, current_clock()
         began = clock.now()
-        kind, value, error = "completed", None, None
+        kind: ev.Kind = "completed"
+        value: Any = None
+        error: str | None = None
         key = (trial.number, start.run)
         with anyio.CancelScope() as scope:
             self._scopes[key] = scope
@@ -285,7 +289,14 @@ class Driver:
         if problem is not None and kind == "completed":
             kind, error = "failed", problem
         ended = ev.Ended(
-            trial.number, start.attempt, kind, plain, error, clock.now() - began, clock.wall(), start.run  # type: ignore[arg-type]  # one of the literals
+            trial.number,
+            start.attempt,
+            kind,
+            plain,
+            error,
+            clock.now() - began,
+            clock.wall(),
+            start.run,
         )
         self._guarded(self.conductor.ended, ended)
 
@@ -315,27 +326,31 @@ class Driver:
     def _trial_handle(self, trial: Trial, row: int, *, fresh: bool) -> Handle:
         journal = Journal(self.handle.store, row, self.handle.root_id, fresh=fresh)
         path = f"{self.handle.path}/{segment('trial', 'trial', trial.number)}"
-        return Handle(self.handle.store, row, self.handle.root_id, path, journal, not fresh, self.handle.redo, trial.seed)
+        return Handle(
+            self.handle.store, row, self.handle.root_id, path, journal, not fresh, self.handle.redo, trial.seed
+        )
 
     def _placing(self, session: TrialSession, resources: Resources, facts: Mapping[str, Any], directory: Path) -> Any:
-        async def place(act: Activation, function: Callable[..., Any], kwargs: Mapping[str, Any], context: str | None) -> Any:
+        async def place(
+            act: Activation, function: Callable[..., Any], kwargs: Mapping[str, Any], context: str | None
+        ) -> Any:
             wanted = act.step.hooks.get("resources") or resources
             task = Task(function, kwargs, context, wanted, {**facts, "path": act.path}, directory, directory)
             return await self.executor.run(task, session)
 
         return place
 
-    def _failed(self, trial: Trial, start: ev.Start, failure: Exception) -> tuple[str, str]:
+    def _failed(self, trial: Trial, start: ev.Start, failure: Exception) -> tuple[ev.Kind, str]:
         """Keep the traceback with the trial; return how it counts and one line."""
-        told = isinstance(failure, TrialFailed)
-        text = failure.traceback if isinstance(failure, TrialFailed) and failure.traceback else None
-        text = text or "".join(traceback.format_exception(failure))
+        kind: ev.Kind = "failed"
+        text = "".join(traceback.format_exception(failure))
+        line = "".join(traceback.format_exception_only(failure)).strip()
+        if isinstance(failure, TrialFailed):
+            kind, text, line = _KINDS.get(failure.kind, kind), failure.traceback or text, str(failure)
         directory = self.handle.store.run_directory(self.log.ids[trial.number])
         directory.mkdir(parents=True, exist_ok=True)
         with (directory / "error.log").open("a", encoding="utf-8") as file:
             file.write(f"--- attempt {start.attempt}\n{text}\n")
-        line = str(failure) if told else "".join(traceback.format_exception_only(failure)).strip()
-        kind = {"timeout": "timeout", "lost": "lost"}.get(failure.kind, "failed") if isinstance(failure, TrialFailed) else "failed"
         return kind, line.splitlines()[0][:500] if line else type(failure).__name__
 
     # ------------------------------------------------------------ events for people
@@ -363,6 +378,7 @@ class Driver:
         }  # fmt: skip
 
 
+_KINDS: dict[str, ev.Kind] = {"timeout": "timeout", "lost": "lost"}
 _EVENTS: dict[type, str] = {
     ev.Suggested: "trial.suggested", ev.Started: "trial.started", ev.Reported: "trial.reported",
     ev.Saved: "trial.saved", ev.Promoted: "trial.promoted",
@@ -433,11 +449,12 @@ class TrialSession:
         self._driver.handle.store.add(query, facts)
 
 
-def _told(group: BaseExceptionGroup[BaseException]) -> str:
+def _told(group: BaseExceptionGroup[BaseException]) -> ev.Kind:
     """Return what an exception group says where a trial was told to stop inside a task group of its own."""
-    for kind, name in ((TrialPaused, "paused"), (TrialStopped, "stopped")):
-        if group.subgroup(kind) is not None:
-            return name
+    if group.subgroup(TrialPaused) is not None:
+        return "paused"
+    if group.subgroup(TrialStopped) is not None:
+        return "stopped"
     raise group
 
 
@@ -447,12 +464,19 @@ def _plain(value: Any) -> tuple[Any, str | None]:
         return value, None
     if isinstance(value, Mapping):
         numbers = {str(key): number for key, one in value.items() if (number := number_of(one)) is not None}
-        return (numbers, None) if numbers else (None, f"the objective returned a mapping without a number: {sorted(map(str, value))}")
+        return (
+            (numbers, None)
+            if numbers
+            else (None, f"the objective returned a mapping without a number: {sorted(map(str, value))}")
+        )
     if isinstance(value, list | tuple):
         several = [number_of(one) for one in value]
         if several and None not in several:
             return several, None
     number = number_of(value)
     if number is None:
-        return None, f"the objective returned {value!r} ({type(value).__name__}); return a number, a mapping of numbers, or None"
+        return (
+            None,
+            f"the objective returned {value!r} ({type(value).__name__}); return a number, a mapping of numbers, or None",
+        )
     return number, None

@@ -12,7 +12,7 @@ import json
 import math
 from collections.abc import Iterator
 from dataclasses import dataclass, field
-from typing import Any, final
+from typing import Any, Literal, cast, final
 
 from sweep.experiments import events as ev
 from sweep.store.runs import TRIAL
@@ -27,10 +27,7 @@ _INSERT = (
 )
 _PLACE = "WHERE parent_id=? AND stage='' AND name='trial' AND number=?"
 _MOVE = f"UPDATE run SET status=?, reason=?, score=?, cost=?, step=?, error=?, attempts=? {_PLACE}"  # noqa: S608  # ours
-_END = (
-    "UPDATE run SET status=?, reason=?, score=?, cost=?, step=?, ended=?, error=?, result=?, ended_seq=? "
-    f"{_PLACE}"
-)
+_END = f"UPDATE run SET status=?, reason=?, score=?, cost=?, step=?, ended=?, error=?, result=?, ended_seq=? {_PLACE}"  # noqa: S608  # ours
 _ENDED = f"UPDATE run SET ended=? {_PLACE}"  # noqa: S608  # ours
 _STARTED = f"UPDATE run SET started=? {_PLACE}"  # noqa: S608  # ours
 _METRIC = "INSERT INTO metric(run_id, name, step, value, labels, seq) VALUES (?,?,?,?,?,?)"
@@ -137,7 +134,7 @@ class EventLog:
         """Return all committed events in order, and take up numbering after them."""
         found = [*self._trial_events(), *self._journal_events(), *self._reports()]
         found.sort(key=lambda pair: pair[0])
-        self._seq = int(math.floor(found[-1][0])) if found else 0
+        self._seq = math.floor(found[-1][0]) if found else 0
         return [event for _, event in found]
 
     def _trial_events(self) -> Iterator[tuple[float, ev.Event]]:
@@ -159,7 +156,9 @@ class EventLog:
             _, number, params, source, origin, seq, started, status, score, cost, ended, error, result, ended_seq = row
             if origin is not None:
                 facts = json.loads(origin)
-                batch.append(ev.New(number, json.loads(params), source or "optimizer", facts[2] if len(facts) > 2 else None))
+                batch.append(
+                    ev.New(number, json.loads(params), source or "optimizer", facts[2] if len(facts) > 2 else None)
+                )
                 if index + 1 == len(rows) or rows[index + 1][5] != seq:
                     yield seq, ev.Suggested(tuple(batch), facts[0], facts[1])
                     batch = []
@@ -189,6 +188,7 @@ class EventLog:
             if last is not None:
                 yield last
             attempt, run, decision = (1, 0, "continue") if labels is None else json.loads(labels)
-            last = (seq, ev.Reported(number, attempt, step, {name: number_value}, run, decision))
+            answer = cast("Literal['continue', 'stop', 'pause']", decision)
+            last = (seq, ev.Reported(number, attempt, step, {name: number_value}, run, answer))
         if last is not None:
             yield last

@@ -21,7 +21,9 @@ __all__ = ["earlier_trials", "machine_of"]
 _NUMBERS = ("score", "value", "loss")
 
 
-def earlier_trials(source: Any, space: SearchSpace, objectives: Sequence[Objective], store: Store) -> tuple[Earlier, ...]:
+def earlier_trials(
+    source: Any, space: SearchSpace, objectives: Sequence[Objective], store: Store
+) -> tuple[Earlier, ...]:
     """Return the finished trials of a run (id, name), a result, trials, or rows of a table.
 
     Trials outside the space are left out, and listed in one line.
@@ -54,7 +56,11 @@ def _candidates(
         trials = trials.to_dict("records")
     if not isinstance(trials, Sequence):
         raise ContractError("init_from", [f"{source!r}: expected a run id or name, a result, trials, or rows"])
-    return [_of_trial(one) if isinstance(one, Trial) else _of_row(one, space, objectives) for one in trials if _is_known(one)]
+    return [
+        _of_trial(one) if isinstance(one, Trial) else _of_row(one, space, objectives)
+        for one in trials
+        if _is_known(one)
+    ]
 
 
 def _is_known(one: Any) -> bool:
@@ -72,8 +78,8 @@ def _of_row(row: Any, space: SearchSpace, objectives: Sequence[Objective]) -> tu
     if not isinstance(row, Mapping):
         raise ContractError("init_from", [f"{row!r}: expected a Trial or a mapping of names to values"])
     params = {name: row[name] for name in space if name in row and row[name] is not None}
-    names = [objective.metric for objective in objectives if objective.metric in row]
-    names = names or [name for name in _NUMBERS if name in row][:1]
+    names: list[str | None] = [objective.metric for objective in objectives if objective.metric in row]
+    names = names or list[str | None](name for name in _NUMBERS if name in row)[:1]
     if not names:
         raise ContractError("init_from", [f"the row {dict(row)!r} has no score; name it like the metric, or 'score'"])
     return params, {"values": tuple(float(row[name]) for name in names if name is not None)}

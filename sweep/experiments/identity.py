@@ -37,7 +37,7 @@ def identity_of(value: Any) -> Any:
         return value.__sweep_identity__()
     if isinstance(value, partial):
         return {"partial": identity_of(value.func), "with": identity_of([*value.args, value.keywords])}
-    if isinstance(value, type) or callable(value) and hasattr(value, "__qualname__"):
+    if isinstance(value, type) or (callable(value) and hasattr(value, "__qualname__")):
         return f"{value.__module__}.{value.__qualname__}" if value.__module__ != "__main__" else value.__qualname__
     return {type(value).__qualname__: identity_of(constructor_arguments(value))}
 

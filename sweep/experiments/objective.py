@@ -21,7 +21,7 @@ from sweep.pipeline.builder import Pipeline
 from sweep.pipeline.checker import Compiled
 from sweep.pipeline.contracts import MISSING, FieldContract, Parameter, Signature, read_signature
 from sweep.pipeline.runner import execute
-from sweep.pipeline.runtime import ACTIVATION, Activation, Frame
+from sweep.pipeline.runtime import ACTIVATION, Activation
 from sweep.pipeline.state import State
 from sweep.pipeline.subtypes import Verdict, subtype
 from sweep.space import Integer, LogInteger, SearchSpace, nest
@@ -122,7 +122,9 @@ class FunctionObjective:
         slots += self._rest(left, space, used, place, problems)
         unknown = [name for name in space if name not in used and not self.takes_any]
         taken = [parameter.name for parameter in self.signature.parameters]
-        problems += [f"{place}: it takes no parameter {name!r} of the space{did_you_mean(name, taken)}" for name in unknown]
+        problems += [
+            f"{place}: it takes no parameter {name!r} of the space{did_you_mean(name, taken)}" for name in unknown
+        ]
         self.slots = tuple(slots)
         return problems
 
@@ -280,7 +282,9 @@ class PipelineObjective:
 
     def functions(self) -> tuple[Callable[..., Any], ...]:
         """Return the functions of its stages."""
-        return tuple(node.what for node in self.pipeline._done if hasattr(node, "what") and inspect.isfunction(node.what))
+        return tuple(
+            node.what for node in self.pipeline._done if hasattr(node, "what") and inspect.isfunction(node.what)
+        )
 
     def problems(self, space: SearchSpace) -> list[str]:
         """Return mismatches inside the pipeline, and between its inputs and the space."""
@@ -325,7 +329,9 @@ class RunObjective:
             known = [p.name for p in read_signature(self.what).parameters] if own else []
             fields = [*known, *field_annotations(self.what)]
             return [
-                f"{self.name} has no field {name!r} of the space{did_you_mean(name, fields)}" for name in heads if name not in fields
+                f"{self.name} has no field {name!r} of the space{did_you_mean(name, fields)}"
+                for name in heads
+                if name not in fields
             ]
         compiled = self.what._compiled()
         return [*compiled.problems, *_input_problems(self.name, compiled, space)]
@@ -339,19 +345,31 @@ class RunObjective:
         finally:
             ACTIVATION.reset(token)
         own = number_of(result.value)
-        numbers = {key: number for key, one in {**result.state._asdict(), **result}.items() if (number := number_of(one)) is not None}
+        numbers = {
+            key: number
+            for key, one in {**result.state._asdict(), **result}.items()
+            if (number := number_of(one)) is not None
+        }
         numbers.pop("run_id", None)
-        return own if own is not None and not numbers.keys() - {"value"} else {**numbers, **({} if own is None else {"value": own})}
+        return (
+            own
+            if own is not None and not numbers.keys() - {"value"}
+            else {**numbers, **({} if own is None else {"value": own})}
+        )
 
 
 def _input_problems(name: str, compiled: Compiled, space: SearchSpace) -> list[str]:
     """Compare a pipeline's inputs with the space."""
     heads = {one.partition(".")[0] for one in space}
     problems = [
-        f"{name}: input {one!r} is not in the space{did_you_mean(one, heads)}" for one in compiled.inputs if one not in heads
+        f"{name}: input {one!r} is not in the space{did_you_mean(one, heads)}"
+        for one in compiled.inputs
+        if one not in heads
     ]
     problems += [
-        f"{name}: it has no input {one!r} of the space{did_you_mean(one, compiled.inputs)}" for one in heads if one not in compiled.inputs
+        f"{name}: it has no input {one!r} of the space{did_you_mean(one, compiled.inputs)}"
+        for one in heads
+        if one not in compiled.inputs
     ]
     for one, annotation in compiled.inputs.items():
         if one in space and subtype(value_type(space[one]), annotation) is Verdict.REFUTED:

@@ -65,7 +65,13 @@ class RunResult(Deferred, Mapping[str, Any]):
     def of_row(cls, row: RunRow, path: str) -> RunResult:
         """Return what the store knows of a run (without its State)."""
         return RunResult(
-            run_id=row.id, name=row.name, path=path, status=row.status, reason=row.reason, value=row.score, error=row.error
+            run_id=row.id,
+            name=row.name,
+            path=path,
+            status=row.status,
+            reason=row.reason,
+            value=row.score,
+            error=row.error,
         )
 
     def __getattr__(self, name: str) -> Any:
@@ -99,4 +105,6 @@ class RunResult(Deferred, Mapping[str, Any]):
     def __repr__(self) -> str:
         if getattr(self, "_main", None) is not None:
             return f"{type(self).__name__}(pending: await …{self._what})"
-        return f"{type(self).__name__}({self._facts['path']!r}, {self._facts['status']}, value={self._facts['value']!r})"
+        return (
+            f"{type(self).__name__}({self._facts['path']!r}, {self._facts['status']}, value={self._facts['value']!r})"
+        )

@@ -10,7 +10,7 @@ from typing import Any, ClassVar, Literal, cast
 
 from sweep.clock import current_clock
 from sweep.deferred import launch
-from sweep.errors import ContractError, PlacementError, SpaceError, StrategyError, did_you_mean
+from sweep.errors import ContractError, PlacementError, SpaceError, did_you_mean
 from sweep.executors.base import Executor
 from sweep.experiments import events as ev
 from sweep.experiments.base import Experiment
@@ -22,8 +22,8 @@ from sweep.experiments.eventlog import EventLog
 from sweep.experiments.history import earlier_trials
 from sweep.experiments.identity import identity_of
 from sweep.experiments.machine import Machine, budget_for
-from sweep.experiments.objective import make_objective
 from sweep.experiments.objective import Objective as Callee
+from sweep.experiments.objective import make_objective
 from sweep.experiments.planning import plan_of_sweep
 from sweep.experiments.sweepresult import SweepResult
 from sweep.optimizers.base import Optimizer
@@ -36,7 +36,7 @@ from sweep.schedulers.base import Scheduler
 from sweep.space import SearchSpace
 from sweep.store.writer import Durability
 from sweep.tracker.stream import say
-from sweep.trial import Budget, Objective, Reason, Resources, Result, Status
+from sweep.trial import Budget, Objective, Resources, Result, Status
 
 __all__ = ["SweepExperiment"]
 
@@ -147,7 +147,7 @@ class SweepExperiment(Experiment):
         """Return what is optimised."""
         metrics = [self.metric] if self.metric is None or isinstance(self.metric, str) else list(self.metric)
         modes = [self.mode] * len(metrics) if isinstance(self.mode, str) else list(self.mode)
-        return tuple(Objective(metric, cast("Mode", mode)) for metric, mode in zip(metrics, modes, strict=True))
+        return tuple(Objective(metric, mode) for metric, mode in zip(metrics, modes, strict=True))
 
     def _callee(self) -> Callee:
         what = self.objective
@@ -158,7 +158,8 @@ class SweepExperiment(Experiment):
             what = getattr(parent.frame.owner, "train", None) if parent is not None else None
         if what is None:
             raise ContractError(
-                self.name, ["there is no objective; give SweepExperiment(objective, …) one, or define a method train(self, …)"]
+                self.name,
+                ["there is no objective; give SweepExperiment(objective, …) one, or define a method train(self, …)"],
             )
         return make_objective(what)
 
@@ -232,7 +233,8 @@ class SweepExperiment(Experiment):
         executor = wrapped if isinstance(wrapped, Executor) else make_executor(self.executor)
         if self.workers is not None and executor.workers is not None and self.workers != executor.workers:
             raise ContractError(
-                self.name, [f"workers={self.workers}, but its executor has workers={executor.workers}; give one of the two"]
+                self.name,
+                [f"workers={self.workers}, but its executor has workers={executor.workers}; give one of the two"],
             )
         workers = self.workers or executor.workers or 1
         asked, have = self.resources or Resources(), executor.capacity()
@@ -321,7 +323,8 @@ class SweepExperiment(Experiment):
                 opened = await stack.enter_async_context(open_top(root, spec, place, how, durability))
             elif parent.frame.handle is None:
                 raise ContractError(
-                    self.name, ["a sweep inside a pipeline that is not kept: run that pipeline under a name, run(name=…)"]
+                    self.name,
+                    ["a sweep inside a pipeline that is not kept: run that pipeline under a name, run(name=…)"],
                 )
             else:
                 root = parent.frame.root
@@ -412,7 +415,9 @@ class SweepExperiment(Experiment):
         elif restore_optimizer is None:
             for trial in machine.standing.earlier:
                 score = trial.score if trial.score is not None else float("nan")
-                optimizer.observe(trial, Result(score, metrics=trial.metrics, cost=trial.cost, failure=trial.error, trial=trial))
+                optimizer.observe(
+                    trial, Result(score, metrics=trial.metrics, cost=trial.cost, failure=trial.error, trial=trial)
+                )
         if restore_scheduler is not None and machine.trials:
             restore_scheduler(machine.trials)
         if differences:
@@ -441,7 +446,11 @@ def _count_problems(sweep: SweepExperiment) -> list[str]:
     modes = [sweep.mode] if isinstance(sweep.mode, str) else list(sweep.mode)
     if not isinstance(sweep.mode, str) and len(modes) != len(metrics):
         problems.append(f"mode={sweep.mode!r}: {len(modes)} modes for {len(metrics)} metrics")
-    problems += [f"mode={mode!r}: expected 'min' or 'max'{did_you_mean(str(mode), ('min', 'max'))}" for mode in modes if mode not in ("min", "max")]
+    problems += [
+        f"mode={mode!r}: expected 'min' or 'max'{did_you_mean(str(mode), ('min', 'max'))}"
+        for mode in modes
+        if mode not in ("min", "max")
+    ]
     return problems
 
 
@@ -449,12 +458,14 @@ def _strategy_problems(sweep: SweepExperiment) -> list[str]:
     """Return what is wrong with the strategies by themselves."""
     problems: list[str] = []
     optimizer, scheduler = sweep.optimizer, sweep.scheduler
-    if isinstance(optimizer, type) or (optimizer is not None and not (hasattr(optimizer, "suggest") and hasattr(optimizer, "observe"))):
-        problems.append(f"optimizer={optimizer!r}: expected an object with suggest(n) and observe(trial, result), such as RandomOptimizer()")
+    if isinstance(optimizer, type) or (
+        optimizer is not None and not (hasattr(optimizer, "suggest") and hasattr(optimizer, "observe"))
+    ):
+        problems.append(
+            f"optimizer={optimizer!r}: expected an object with suggest(n) and observe(trial, result), such as RandomOptimizer()"
+        )
     if isinstance(scheduler, type) or (scheduler is not None and not hasattr(scheduler, "should_stop")):
         problems.append(f"scheduler={scheduler!r}: expected an object with should_stop(trial), such as ASHAScheduler()")
     if not problems and getattr(optimizer, "finite", False) and type(scheduler).__name__ == "PBTScheduler":
         problems.append("PBT with a grid: PBT needs an optimizer that can go on for ever, such as RandomOptimizer()")
     return problems
-
-

@@ -56,7 +56,9 @@ class SweepResult(RunResult):
         """
         self._require_finished()
         if self._facts["best"] is None:
-            raise NoResult(f"sweep {self._facts['path']!r} has no best trial: {self._facts['text'] or 'none completed'}")
+            raise NoResult(
+                f"sweep {self._facts['path']!r} has no best trial: {self._facts['text'] or 'none completed'}"
+            )
         found: Trial = self._facts["best"]
         return found
 
@@ -95,8 +97,17 @@ class SweepResult(RunResult):
         """Return trials with a score, best first (completed ones before those cut short)."""
         self._require_finished()
         loss = self._facts["objectives"][0].loss
-        scored = [trial for trial in self._facts["trials"] if trial.score is not None and trial.status is not Status.FAILED]
-        scored.sort(key=lambda trial: (trial.status is not Status.COMPLETED, 0 if trial.status is Status.COMPLETED else -trial.step, loss(trial.score), trial.number))
+        scored = [
+            trial for trial in self._facts["trials"] if trial.score is not None and trial.status is not Status.FAILED
+        ]
+        scored.sort(
+            key=lambda trial: (
+                trial.status is not Status.COMPLETED,
+                0 if trial.status is Status.COMPLETED else -trial.step,
+                loss(trial.score),
+                trial.number,
+            )
+        )
         return scored[:count]
 
     def summary(self, count: int = 5) -> str:

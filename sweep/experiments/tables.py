@@ -25,7 +25,9 @@ def columns(rows: Sequence[Sequence[str]], indent: str = "  ") -> str:
         ccc  d
     """
     widths = [max(len(row[index]) for row in rows) for index in range(len(rows[0]))] if rows else []
-    return "\n".join(indent + "  ".join(cell.ljust(width) for cell, width in zip(row, widths, strict=True)).rstrip() for row in rows)
+    return "\n".join(
+        indent + "  ".join(cell.ljust(width) for cell, width in zip(row, widths, strict=True)).rstrip() for row in rows
+    )
 
 
 def summary_table(result: Any, count: int) -> str:
@@ -35,12 +37,20 @@ def summary_table(result: Any, count: int) -> str:
     rows = [["trial", "score", "step", "status", *names]]
     for trial in best:
         rows.append(
-            [str(trial.number), short(trial.score), str(trial.step), str(trial.status), *(short(trial.params.get(n, "-")) for n in names)]
+            [
+                str(trial.number),
+                short(trial.score),
+                str(trial.step),
+                str(trial.status),
+                *(short(trial.params.get(n, "-")) for n in names),
+            ]
         )
     lines = [f"{result.path}: {result.status} ({result.text})" if result.text else f"{result.path}: {result.status}"]
     lines.append(columns(rows) if best else "  no trial has a score")
     lines.append(f"  {len(result.trials)} trials, {result.n_failed} failed, {result.cost:.1f} s of work")
     if result.saved:
         whole = result.saved + result.resource
-        lines.append(f"  early stopping saved {result.saved:.0f} of {whole:.0f} epochs ({100 * result.saved / whole:.0f}%)")
+        lines.append(
+            f"  early stopping saved {result.saved:.0f} of {whole:.0f} epochs ({100 * result.saved / whole:.0f}%)"
+        )
     return "\n".join(lines)

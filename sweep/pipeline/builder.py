@@ -126,7 +126,7 @@ class Pipeline:
         if not isinstance(last, Stage):  # pragma: no cover  # refused above
             raise ContractError(where, problems)
         stage = attach(last, where, Through(model, found), hooks, {**given, **(settings or {})})
-        return self._replace(body[:-1] + (stage,))
+        return self._replace((*body[:-1], stage))
 
     def with_global_hooks(self, **hooks: Any) -> Pipeline:
         """Wrap every stage, nested experiments included; local hooks win, before/after/metrics add.
@@ -271,7 +271,10 @@ class Pipeline:
     def __sweep_stage__(self, known: Mapping[str, Any]) -> Unit:
         """Return this pipeline as a stage of another one."""
         inner = self._compile()
-        parameters = tuple(Parameter(name, inspect.Parameter.KEYWORD_ONLY, annotation, False) for name, annotation in inner.inputs.items())
+        parameters = tuple(
+            Parameter(name, inspect.Parameter.KEYWORD_ONLY, annotation, False)
+            for name, annotation in inner.inputs.items()
+        )
         signature = Signature(repr(self), parameters, MISSING, "", True, False, True, tuple(inner.problems))
         return Unit("pipeline", self.run, signature, nested=inner, structure=inner.structure, within=self._within)
 
@@ -313,7 +316,9 @@ class Pipeline:
 
 
 def _names(nodes: Sequence[Node]) -> list[str]:
-    return [f"{node.name}({' -> '.join(_names(node.body))})*" if isinstance(node, Loop) else node.name for node in nodes]
+    return [
+        f"{node.name}({' -> '.join(_names(node.body))})*" if isinstance(node, Loop) else node.name for node in nodes
+    ]
 
 
 def _plan_lines(steps: Sequence[Step], indent: str) -> list[str]:
@@ -325,10 +330,16 @@ def _plan_lines(steps: Sequence[Step], indent: str) -> list[str]:
             lines += _plan_lines(step.body, indent + "  ")
             continue
         takes = ", ".join(binding.parameter for binding in step.bindings)
-        gives = "" if step.contract is None else ", ".join(f"{n}: {describe(a)}" for n, a in step.contract.annotations.items())
+        gives = (
+            ""
+            if step.contract is None
+            else ", ".join(f"{n}: {describe(a)}" for n, a in step.contract.annotations.items())
+        )
         hooks = "".join(f" {name}" for name in HOOKS if name in step.hooks and step.hooks[name] is not False)
         kept = "" if step.checkpointed else "  (not kept)"
-        lines.append(f"{indent}{step.name}({takes}) -> {gives or 'nothing'}{'  [' + hooks.strip() + ']' if hooks else ''}{kept}")
+        lines.append(
+            f"{indent}{step.name}({takes}) -> {gives or 'nothing'}{'  [' + hooks.strip() + ']' if hooks else ''}{kept}"
+        )
         if step.unit.nested is not None:
             lines += _plan_lines(step.unit.nested.steps, indent + "  ")
     return lines

@@ -145,7 +145,11 @@ class Compiled:
 
 
 def compile_nodes(
-    nodes: Sequence[Node], *, declared: Mapping[str, Any] | None, known: Mapping[str, Any], hooks: Sequence[Mapping[str, Any]]
+    nodes: Sequence[Node],
+    *,
+    declared: Mapping[str, Any] | None,
+    known: Mapping[str, Any],
+    hooks: Sequence[Mapping[str, Any]],
 ) -> Compiled:
     """Check nodes and make them ready to run.
 
@@ -233,7 +237,9 @@ class _Walk:
                     "give a start value (an input or a field of the experiment)"
                 )
             elif near_miss(name, self.given()) or self.declared is not None:
-                self.problem(f"{place}: the predicate reads {name!r}, which nobody gives{did_you_mean(name, self.fields)}")
+                self.problem(
+                    f"{place}: the predicate reads {name!r}, which nobody gives{did_you_mean(name, self.fields)}"
+                )
             else:
                 self.add_input(name, Any, place)
 
@@ -334,7 +340,9 @@ class _Walk:
         if record is None or not issubclass(record.cls, dict) or name not in record.fields:
             return False
         self.compare(
-            record.fields[name], annotation, f"{place}: key {name!r} of {describe(given)} does not fit {describe(annotation)}"
+            record.fields[name],
+            annotation,
+            f"{place}: key {name!r} of {describe(given)} does not fit {describe(annotation)}",
         )
         return True
 
@@ -346,12 +354,16 @@ class _Walk:
                     self.problem(f"{place}: {describe(given)} has no key {name!r}{did_you_mean(name, record.fields)}")
                     continue
                 self.compare(
-                    record.fields[name], annotation, f"{place}: key {name!r} of {describe(given)} does not fit {describe(annotation)}"
+                    record.fields[name],
+                    annotation,
+                    f"{place}: key {name!r} of {describe(given)} does not fit {describe(annotation)}",
                 )
             return
         if subtype(given, Mapping) is Verdict.REFUTED:
             names = ", ".join(map(repr, contract.annotations))
-            self.problem(f"{place}: it returns {describe(given)}, but several fields need a mapping with the keys {names}")
+            self.problem(
+                f"{place}: it returns {describe(given)}, but several fields need a mapping with the keys {names}"
+            )
 
     def compare(self, given: Any, wanted: Any, text: str) -> None:
         verdict = subtype(given, wanted)
@@ -401,7 +413,9 @@ class _Walk:
         if model is not None:
             return model
         if parameter.has_default:
-            return Binding(name, "maybe", name) if any(name in later for later in self.later) else Binding(name, "default")
+            return (
+                Binding(name, "maybe", name) if any(name in later for later in self.later) else Binding(name, "default")
+            )
         return None
 
     def field(self, parameter: Parameter, place: str) -> Binding:
@@ -430,7 +444,9 @@ class _Walk:
             return None
         if len(givers) > 1:
             names = " and ".join(repr(step.name) for _, step in givers)
-            self.problem(f"{place}: parameter {name!r} is a {describe(wanted)}, which both {names} give; name a field instead")
+            self.problem(
+                f"{place}: parameter {name!r} is a {describe(wanted)}, which both {names} give; name a field instead"
+            )
         elif "skip_if" in givers[0][1].hooks:
             self.problem(
                 f"{place}: parameter {name!r} needs the {describe(wanted)} of stage {givers[0][1].name!r}, which skip_if may "
@@ -442,10 +458,14 @@ class _Walk:
         if isinstance(value, Ref) or (name == "init_from" and isinstance(value, str) and value in self.fields):
             target = value.name if isinstance(value, Ref) else str(value)
             if target not in self.fields:
-                self.problem(f"{place}: setting {name}=ref({target!r}): no such field{did_you_mean(target, self.fields)}")
+                self.problem(
+                    f"{place}: setting {name}=ref({target!r}): no such field{did_you_mean(target, self.fields)}"
+                )
             elif annotation is not MISSING:
                 given = self.fields[target]
-                text = f"{place}: parameter {name!r} is {describe(annotation)}, but field {target!r} is {describe(given)}"
+                text = (
+                    f"{place}: parameter {name!r} is {describe(annotation)}, but field {target!r} is {describe(given)}"
+                )
                 self.compare(given, annotation, text)
             return Binding(name, "field", target)
         return Binding(name, "constant", value)
@@ -457,7 +477,9 @@ class _Walk:
             meant = near_miss(bare[0].name, self.given())
             if meant is None:
                 return [Binding(bare[0].name, "state")]
-            self.problem(f"{place}: nothing gives parameter {bare[0].name!r}; did you mean {meant!r}? (`: State` insists)")
+            self.problem(
+                f"{place}: nothing gives parameter {bare[0].name!r}; did you mean {meant!r}? (`: State` insists)"
+            )
             return []
         for parameter in parameters:
             annotation = Any if parameter.annotation is MISSING else parameter.annotation
@@ -467,7 +489,9 @@ class _Walk:
     def add_input(self, name: str, annotation: Any, place: str) -> None:
         meant = near_miss(name, self.given())
         if self.declared is not None:
-            self.problem(f"{place} {name!r}: nothing gives it, and it is no declared input{did_you_mean(name, self.fields)}")
+            self.problem(
+                f"{place} {name!r}: nothing gives it, and it is no declared input{did_you_mean(name, self.fields)}"
+            )
         elif meant is not None:
             self.problem(f"{place} {name!r}: nothing gives it; did you mean {meant!r}? (Pipeline({name}=…) insists)")
         else:
@@ -485,10 +509,16 @@ class _Walk:
         for name in ("skip_if",):
             if name in step.hooks:
                 self.predicate(f"{place}, {name}", step.hooks[name], set())
-        for value in step.hooks.get("before", ()) if isinstance(step.hooks.get("before"), tuple) else [step.hooks.get("before")]:
+        for value in (
+            step.hooks.get("before", ()) if isinstance(step.hooks.get("before"), tuple) else [step.hooks.get("before")]
+        ):
             if value is None or step.contract is None:
                 continue
-            wrong = [name for name in attributes_read(value) if name in step.contract.annotations and self.first_given(name, step)]
+            wrong = [
+                name
+                for name in attributes_read(value)
+                if name in step.contract.annotations and self.first_given(name, step)
+            ]
             if wrong:
                 self.problem(
                     f"{place}: its 'before' hook reads {wrong[0]!r}, which the stage itself gives; "

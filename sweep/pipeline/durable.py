@@ -17,7 +17,7 @@ import anyio
 
 from sweep.clock import current_clock
 from sweep.errors import ResumeRefused, RunLocked, SweepError
-from sweep.pipeline.request import Plan, Planned, PlanLine, Request, requested
+from sweep.pipeline.request import Plan, PlanLine, Planned, Request, requested
 from sweep.pipeline.runtime import Activation, Handle, Root
 from sweep.store.journal import Journal
 from sweep.store.runs import RunRow, insert_run, latest_run, path_of, read_run, roots
@@ -197,7 +197,7 @@ def _usual(store: Store, spec: RunSpec, resume: Resume) -> Opened:
     changed = _changed(spec, row)
     if changed:
         return _other_identity(store, spec, row, resume, changed)
-    if row.status is Status.COMPLETED and not (resume == "must"):
+    if row.status is Status.COMPLETED and resume != "must":
         say(f"{spec.name!r} has finished already{_best(row)}: this is a new run, {spec.name}#{row.number + 1}")
         return _make(store, spec, row.number + 1)
     if row.status is Status.FAILED and spec.fresh_after_failure and resume == "auto":
@@ -302,7 +302,7 @@ def _take_over(store: Store, spec: RunSpec, row: RunRow) -> Opened:
         if spec.allow_changed:
             store.add("UPDATE run SET identity=? WHERE id=?", (json.dumps(spec.identity), row.id))
         store.commit()
-        done = sum(1 for key in journal.keys() if "!" not in key)
+        done = sum(1 for key in journal if "!" not in key)
         if done and requested() is None and spec.level != "sweep":
             say(f"resuming {row.segment!r}: {done} finished step{'s' if done != 1 else ''} restored, the rest runs now")
     return Opened(handle, row, finished)
@@ -346,7 +346,9 @@ def _child(parent: Handle, stage: str, spec: RunSpec, number: int) -> Opened:
     if found is None:
         seed = spec.seed if spec.seed is not None else _derived_seed(parent.seed, stage, spec.name, number)
         columns = _columns(spec, seed)
-        run_id = insert_run(store, parent_id=parent.run_id, root_id=parent.root_id, stage=stage, number=number, **columns)
+        run_id = insert_run(
+            store, parent_id=parent.run_id, root_id=parent.root_id, stage=stage, number=number, **columns
+        )
         row, before = read_run(store, run_id), None
     else:
         row = before = read_run(store, int(found[0]))
@@ -355,7 +357,9 @@ def _child(parent: Handle, stage: str, spec: RunSpec, number: int) -> Opened:
         changed = _changed(spec, row)
         if changed:
             raise ResumeRefused(
-                path_of(store, row), changed, "another run stood here before: name your runs (name=…), or --allow-changed"
+                path_of(store, row),
+                changed,
+                "another run stood here before: name your runs (name=…), or --allow-changed",
             )
     path = f"{parent.path}/{row.place}"
     journal = Journal(store, row.id, parent.root_id, fresh=before is None)

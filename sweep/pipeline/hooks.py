@@ -46,10 +46,8 @@ def compose(hooks: Mapping[str, Any], leaf: Call) -> Call:
 
 async def ask(hook: Callable[..., Any], stage: str, data: Any, *, second: Any = None) -> Any:
     """Call a hook: two required parameters get ``(stage, data)``, or ``(data, second)`` where there is one."""
-    if required(hook) >= 2:
-        value = hook(data, second) if second is not None else hook(stage, data)
-    else:
-        value = hook(data)
+    several = required(hook) >= 2
+    value = hook(data) if not several else hook(stage, data) if second is None else hook(data, second)
     return await value if inspect.isawaitable(value) else value
 
 
@@ -170,7 +168,11 @@ def _validate(check: Callable[..., Any], inner: Call) -> Call:
             verdict = await ask(check, act.path, outcome.output)
         except Exception as error:
             raise ContractViolation(
-                act.path, "validate", outcome.output, f"a value that {_name(check)} accepts", f"{type(error).__name__}: {error}"
+                act.path,
+                "validate",
+                outcome.output,
+                f"a value that {_name(check)} accepts",
+                f"{type(error).__name__}: {error}",
             ) from error
         if verdict is not None and not verdict:
             raise ContractViolation(act.path, "validate", outcome.output, f"a value that {_name(check)} accepts")

@@ -69,7 +69,9 @@ class Retry:
         if isinstance(self.retries, bool) or not isinstance(self.retries, int) or self.retries < 0:
             raise ValueError(f"Retry(retries={self.retries!r}): expected a whole number >= 0")
         if self.backoff < 0 or self.max_backoff < 0:
-            raise ValueError(f"Retry(backoff={self.backoff!r}, max_backoff={self.max_backoff!r}): expected seconds >= 0")
+            raise ValueError(
+                f"Retry(backoff={self.backoff!r}, max_backoff={self.max_backoff!r}): expected seconds >= 0"
+            )
 
 
 @final
@@ -210,13 +212,13 @@ def attach(stage: Stage, where: str, through: Through, hooks: Mapping[str, Any],
         ContractError: It has one already, or a hook or setting is given twice.
     """
     if stage.through is not None:
-        raise ContractError(where, [f"stage {stage.name!r} has a contract already; name all its fields in one .through"])
+        raise ContractError(
+            where, [f"stage {stage.name!r} has a contract already; name all its fields in one .through"]
+        )
     twice = [name for name in hooks if name in stage.hooks] + [name for name in settings if name in stage.settings]
     if twice:
         raise ContractError(where, [f"{name!r} is given in .stage and in .through; keep one" for name in twice])
-    return replace(
-        stage, through=through, hooks={**stage.hooks, **hooks}, settings={**stage.settings, **settings}
-    )
+    return replace(stage, through=through, hooks={**stage.hooks, **hooks}, settings={**stage.settings, **settings})
 
 
 def caller(depth: int) -> str:

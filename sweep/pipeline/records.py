@@ -87,7 +87,9 @@ def restore(act: Activation, handle: Handle) -> Accepted | None:
     try:
         return step.contract.accept(act.path, value[""] if set(value) == {""} else value, act.frame.contracts)
     except ContractViolation as error:
-        error.add_note(f"this output was saved by an earlier session of run {handle.path!r}; redo it: --redo {step.name}")
+        error.add_note(
+            f"this output was saved by an earlier session of run {handle.path!r}; redo it: --redo {step.name}"
+        )
         raise
 
 

@@ -119,10 +119,19 @@ async def _nested(act: Activation, compiled: Compiled) -> Any:
     frame = act.frame
     if frame.handle is not None:
         inner = Frame(
-            frame.root, frame.handle, frame.path, frame.hooks, frame.owner, frame.session, frame.place, facts=frame.facts
+            frame.root,
+            frame.handle,
+            frame.path,
+            frame.hooks,
+            frame.owner,
+            frame.session,
+            frame.place,
+            facts=frame.facts,
         )
     else:
-        inner = Frame(frame.root, None, act.path, frame.hooks, frame.owner, frame.session, frame.place, facts=frame.facts)
+        inner = Frame(
+            frame.root, None, act.path, frame.hooks, frame.owner, frame.session, frame.place, facts=frame.facts
+        )
     prefix = f"{act.key}/" if frame.handle is not None else ""
     state = await execute(compiled, State(act.kwargs), inner, prefix=prefix)
     contract = act.step.contract
@@ -225,7 +234,9 @@ def reached(steps: Iterable[Step], prefix: str, suffix: str, handle: Handle) -> 
 def stage_context(act: Activation) -> Context:
     """Return the context of a stage activation."""
     frame, handle = act.frame, act.frame.handle
-    session = frame.session if frame.session is not None else (StageSession(act, handle) if handle is not None else None)
+    session = (
+        frame.session if frame.session is not None else (StageSession(act, handle) if handle is not None else None)
+    )
     return Context(
         session,
         run_id=handle.run_id if handle else 0,
@@ -277,11 +288,20 @@ class StageSession:
         """Queue a metric for the next commit."""
         query = "INSERT INTO metric(run_id, name, step, value) VALUES (?,?,?,?)"
         self._handle.store.add(query, (self._handle.run_id, name, step, value))
-        self._act.frame.root.stream.emit("metric", self._handle.run_id, self._act.path, name=name, value=value, step=step)
+        self._act.frame.root.stream.emit(
+            "metric", self._handle.run_id, self._act.path, name=name, value=value, step=step
+        )
 
     def log_artifact(self, path: Path) -> None:
         """Note a file; it stays where it is."""
         query = "INSERT INTO artifact(run_id, name, kind, path, size, at) VALUES (?,?,?,?,?,?)"
-        facts = (self._handle.run_id, path.name, "file", str(path.resolve()), path.stat().st_size, current_clock().wall())
+        facts = (
+            self._handle.run_id,
+            path.name,
+            "file",
+            str(path.resolve()),
+            path.stat().st_size,
+            current_clock().wall(),
+        )
         self._handle.store.add(query, facts)
         self._act.frame.root.stream.emit("artifact", self._handle.run_id, self._act.path, artifact=str(path))

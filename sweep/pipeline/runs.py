@@ -62,7 +62,10 @@ async def _below(
 def _spec(name: str, compiled: Compiled, values: Mapping[str, Any]) -> RunSpec:
     from sweep.fingerprint import structure_hash
 
-    identity = {"structure": compiled.structure, "inputs": {key: structure_hash(repr(one)) for key, one in values.items()}}
+    identity = {
+        "structure": compiled.structure,
+        "inputs": {key: structure_hash(repr(one)) for key, one in values.items()},
+    }
     return RunSpec(name, "pipeline", identity, dict(values))
 
 
@@ -110,7 +113,9 @@ def keep_state(opened: Opened, compiled: Compiled, state: State) -> None:
         expected = payload_type_of(compiled)
         text = handle.journal.encode(dict(state._fields), expected, place=f"the State of {handle.path!r}")
     except NotStorable as error:
-        warnings.warn(f"{error} The run is finished, but its State cannot be read back later.", RuntimeWarning, stacklevel=2)
+        warnings.warn(
+            f"{error} The run is finished, but its State cannot be read back later.", RuntimeWarning, stacklevel=2
+        )
         return
     handle.journal.put(END, "end", text)
 

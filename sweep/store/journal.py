@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterator
 from typing import Any, NamedTuple, final
 
 from sweep.clock import current_clock
@@ -48,9 +48,9 @@ class Journal:
         """Return the entry of a key as it stood when the run was opened (restores are read once)."""
         return self._entries.get(key)
 
-    def keys(self) -> Iterable[str]:
-        """Return the keys that were there when the run was opened."""
-        return self._entries.keys()
+    def __iter__(self) -> Iterator[str]:
+        """Iterate over the keys that were there when the run was opened, without what was forgotten."""
+        return iter(self._entries)
 
     def forget(self, key: str) -> None:
         """Drop a restored entry from memory, so that memory stays flat, or to have the stage run again."""
@@ -87,7 +87,9 @@ class Journal:
         self.store.add(_PUT, (self.run_id, key, kind, text, code, contract, current_clock().wall()))
         if text is not None and "$" in text:
             for digest in references(text):
-                self.store.add("INSERT OR IGNORE INTO blob(digest, run_id, key) VALUES (?,?,?)", (digest, self.run_id, key))
+                self.store.add(
+                    "INSERT OR IGNORE INTO blob(digest, run_id, key) VALUES (?,?,?)", (digest, self.run_id, key)
+                )
 
     def replace(self, key: str, kind: str, text: str) -> None:
         """Queue an outcome that takes the place of an earlier one, whose blobs go after the commit."""
@@ -113,5 +115,9 @@ class Journal:
         query = "SELECT 1 FROM blob b JOIN run r ON r.id=b.run_id WHERE b.digest=? AND r.root_id=? LIMIT 1"
         for digest in digests:
             path = self.blobs.path(digest)
-            if path.exists() and path.stat().st_mtime <= before and self.store.row(query, (digest, self.root_id)) is None:
+            if (
+                path.exists()
+                and path.stat().st_mtime <= before
+                and self.store.row(query, (digest, self.root_id)) is None
+            ):
                 path.unlink(missing_ok=True)

@@ -126,7 +126,9 @@ def descendants(store: Store, row: RunRow, depth: int = 0) -> Iterator[tuple[int
 
 def latest_run(store: Store, parent_id: int, stage: str, name: str) -> RunRow | None:
     """Return the run of a name with the highest ordinal at one place, or None."""
-    found = _select(store, "WHERE parent_id=? AND stage=? AND name=? ORDER BY number DESC LIMIT 1", (parent_id, stage, name))
+    found = _select(
+        store, "WHERE parent_id=? AND stage=? AND name=? ORDER BY number DESC LIMIT 1", (parent_id, stage, name)
+    )
     return found[0] if found else None
 
 

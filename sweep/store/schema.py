@@ -19,6 +19,7 @@ from sweep.store.ddl import SCHEMA_VERSION
 
 __all__ = ["SCHEMA_VERSION", "create_tables", "tables"]
 
+
 class _Base(SQLModel):
     """Common ground: our tables live in metadata of their own."""
 

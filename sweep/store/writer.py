@@ -92,7 +92,9 @@ class Store:
         if not self.path.parent.is_dir():
             raise StoreUnwritable(f"store {self.path}: the directory {self.path.parent} does not exist; make it first")
         if self.path.is_dir():
-            raise StoreUnwritable(f"store {self.path} is a directory; name a file in it, for example {self.path}/sweep.db")
+            raise StoreUnwritable(
+                f"store {self.path} is a directory; name a file in it, for example {self.path}/sweep.db"
+            )
         if not self.path.exists() and not create:
             raise StoreError(f"there is no store {self.path}; run something first, or name one (--store, SWEEP_STORE)")
         allow = allow_network or os.environ.get("SWEEP_ALLOW_NETWORK_FS") == "1"

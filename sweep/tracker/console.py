@@ -47,7 +47,9 @@ class Console:
         elif kind in ("stage.ended", "stage.skipped", "stage.restored"):
             self._lines.pop(event.path, None)
         elif kind == "stage.retried":
-            self._show(event.path, f"attempt {event.data['attempt']} failed: {event.data['error']}; trying again", now=True)
+            self._show(
+                event.path, f"attempt {event.data['attempt']} failed: {event.data['error']}; trying again", now=True
+            )
         elif kind in ("trial.ended", "trial.started", "trial.reported"):
             self._trial(event)
         elif kind == "run.ended":
