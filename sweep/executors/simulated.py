@@ -20,20 +20,22 @@ import random
 from collections.abc import AsyncIterator, Awaitable, Callable, Iterator, Mapping, Sequence
 from concurrent.futures import CancelledError
 from contextlib import AbstractContextManager, asynccontextmanager, contextmanager, nullcontext
+from contextvars import copy_context
 from dataclasses import dataclass, fields
 from functools import partial
 from pathlib import Path
+from queue import SimpleQueue
 from typing import Any, TypeAlias, final
 
 import anyio
-from anyio.lowlevel import checkpoint
+from anyio.lowlevel import checkpoint, current_token
 
 from sweep.clock import using_clock
 from sweep.context import Context, Session
 from sweep.errors import TrialFailed, TrialStopped
 from sweep.executors.base import Capacity, Executor, Task
 from sweep.process.child import decision_in
-from sweep.threads import LoopThread, WorkerThreads, current_loop_thread
+from sweep.threads import LoopThread, WorkerThreads, current_loop_thread, post
 from sweep.trial import Decision
 
 __all__ = ["Faults", "SimulatedExecutor", "Timeline"]
@@ -84,35 +86,32 @@ class Faults:
 
 
 @final
-class _Waiter:
-    """A moment on the timeline, and who or what waits for it."""
+class _Moment:
+    """A moment on the timeline, and what is to happen then."""
 
-    __slots__ = ("action", "dead", "event", "fired", "held", "leads")
+    __slots__ = ("action", "dead", "held")
 
-    def __init__(self, held: bool = False, action: Callable[[], object] | None = None) -> None:
-        self.event = anyio.Event() if action is None else None
-        self.action, self.held = action, held
-        self.fired = self.dead = self.leads = False
+    def __init__(self, action: Callable[[], object], held: bool) -> None:
+        self.action, self.held, self.dead = action, held, False
 
 
 @final
 class Timeline:
     """A clock whose time goes on only when nothing is left to do: to the next moment anyone waits for.
 
-    Of the tasks that wait, one leads: it lets the loop turn until nobody is active, then wakes the earliest. So no
-    task of its own is needed. Whoever is active without waiting here says so by `hold`.
+    Whoever is active without waiting here says so by `hold`. When nobody holds, the event loop is given some more
+    turns, in case a task is about to start something; then the earliest moment comes.
     """
 
     def __init__(self) -> None:
         self._now = 0.0
-        self._heap: list[tuple[float, tuple[int, ...], int, _Waiter]] = []
+        self._heap: list[tuple[float, tuple[int, ...], int, _Moment]] = []
         self._count = itertools.count()
-        self._holds = self._news = 0
-        self._quiet = -1  # the news after which the loop was last seen to have nothing to do
-        self._stirred = False  # somebody was woken who does not hold
-        self._led = False
-        self._free: anyio.Event | None = None
-        self.settled: Callable[[], bool] = lambda: False  # whether nobody could start anything now, held or not
+        self._holds = self._news = self._rounds = 0
+        self._mark = self._quiet = -1  # the news when rounds began; after which nobody had anything to do
+        self._stirred = self._pumping = False  # somebody was woken who does not hold; the loop will call back
+        self._loop: Any = None
+        self.settled: Callable[[], bool] = lambda: False  # whether nobody could start anything, unless woken
 
     def now(self) -> float:
         """Return virtual seconds since the start."""
@@ -129,12 +128,13 @@ class Timeline:
     @contextmanager
     def move_on_after(self, seconds: float) -> Iterator[anyio.CancelScope]:
         """Give a cancel scope that is cancelled after so many virtual seconds."""
+        self.bind()
         with anyio.CancelScope() as scope:
-            waiter = self.call_at(self._now + max(0.0, seconds), scope.cancel)
+            moment = self.call_at(self._now + max(0.0, seconds), scope.cancel)
             try:
                 yield scope
             finally:
-                waiter.dead = True
+                moment.dead = True
 
     @contextmanager
     def hold(self) -> Iterator[None]:
@@ -153,116 +153,102 @@ class Timeline:
     def release(self) -> None:
         """Be active no more; others may act on what was done."""
         self._news += 1
-        self._let_go()
+        self.rest()
 
-    def _let_go(self) -> None:
+    def rest(self) -> None:
+        """Be active no more, having done nothing that others could act on."""
         self._holds -= 1
-        if not self._holds and self._free is not None:
-            self._free.set()
-            self._free = None
+        self._kick()
 
-    def call_at(self, at: float, action: Callable[[], object]) -> _Waiter:
-        """Call ``action`` when time has come to ``at``."""
-        waiter = _Waiter(action=action)
-        self._push(at, (), waiter)
-        return waiter
-
-    async def until(self, at: float, order: tuple[int, ...] = (), *, held: bool = False) -> None:
-        """Wait until ``at``; of equal moments the lower ``order`` comes first.
+    def call_at(
+        self, at: float, action: Callable[[], object], order: tuple[int, ...] = (), *, held: bool = False
+    ) -> _Moment:
+        """Call ``action`` on the event loop when time has come to ``at``.
 
         Args:
             at: Virtual time.
-            order: What decides between equal moments.
-            held: Whether the caller holds; the hold is given up while it waits.
+            action: What is called; it must not raise.
+            order: What decides between equal moments: the lower comes first.
+            held: Whether it makes somebody active, who will say when that is over.
         """
-        await self.wait(self.prepare(at, order, held=held))
+        if self._loop is None:
+            self.bind()
+        moment = _Moment(action, held)
+        heapq.heappush(self._heap, (at, order, next(self._count), moment))
+        self._kick()
+        return moment
 
-    def prepare(self, at: float, order: tuple[int, ...] = (), *, held: bool = False) -> _Waiter:
-        """Return the moment that `wait` waits for."""
-        waiter = _Waiter(held)
-        self._push(at, order, waiter)
-        return waiter
-
-    def advance(self, waiter: _Waiter) -> None:
-        """Let a moment that lies ahead be now."""
-        self._push(self._now, (), waiter)
-
-    async def wait(self, waiter: _Waiter) -> None:
-        """Wait for a moment, leading the others if nobody does."""
-        if waiter.event is None:
-            raise ValueError("this moment has an action: nobody can wait for it")
-        if waiter.held:
-            self._let_go()
+    async def until(self, at: float, order: tuple[int, ...] = ()) -> None:
+        """Wait until ``at``; see `call_at`."""
+        self.bind()
+        event = anyio.Event()
+        moment = self.call_at(at, event.set, order)
         try:
-            if self._led:
-                await waiter.event.wait()
-            else:
-                self._led = waiter.leads = True
-            while not waiter.fired:  # it was told to lead
-                await self._settle()
-                self._fire()
+            await event.wait()
         finally:
-            if not waiter.fired:  # cancelled: whoever held holds again, to clean up
-                waiter.dead = True
-                if waiter.held:
-                    self.acquire()
-            if waiter.leads:
-                self._hand_over()
+            moment.dead = True
 
-    def _push(self, at: float, order: tuple[int, ...], waiter: _Waiter) -> None:
-        heapq.heappush(self._heap, (at, order, next(self._count), waiter))
+    def bind(self) -> None:
+        """Live in the event loop that runs here; a new one knows nothing of what the last was asked to call."""
+        loop = current_token().native_token
+        if loop is not self._loop:
+            self._loop, self._pumping = loop, False
+
+    def forget(self) -> None:
+        """Drop whatever was to come."""
+        self._heap.clear()
+
+    def _kick(self) -> None:
+        if self._heap and not self._holds and not self._pumping:
+            self._pumping = True
+            self._soon()
+
+    def _soon(self) -> None:
+        """Have `_pump` called in the loop's next turn."""
+        soon = self._loop.call_soon if hasattr(self._loop, "call_soon") else self._loop.run_sync_soon
+        try:
+            soon(self._pump)
+        except RuntimeError:  # the loop has ended (trio's RunFinishedError is one too): nobody waits any more
+            self._pumping = False
+
+    def _pump(self) -> None:
+        """Let the next moment come if it is time for it, else wait for another turn of the loop."""
+        if self._holds or not self._heap:
+            self._pumping = False
+            return
+        if self._mark != self._news:
+            self._mark, self._rounds = self._news, 0
+        if self._rounds >= _ROUNDS:
+            self._quiet, self._stirred = self._news, False
+        if self._quiet == self._news or (self.settled() and not self._stirred):
+            self._fire()
+        else:
+            self._rounds += 1
+        self._soon()
 
     def _fire(self) -> None:
         """Go on to the earliest moment."""
         while self._heap:
-            at, _, _, waiter = heapq.heappop(self._heap)
-            if waiter.dead or waiter.fired:
+            at, _, _, moment = heapq.heappop(self._heap)
+            if moment.dead:
                 continue
             self._now = max(self._now, at)
-            waiter.fired = True
-            if waiter.held:
+            if moment.held:
                 self._holds += 1  # no news: an attempt that goes on to its next step makes nobody start anything
             else:
                 self._news += 1
                 self._stirred = True
-            if waiter.action is not None:
-                waiter.action()
-            elif waiter.event is not None:
-                waiter.event.set()
+            moment.dead = True
+            moment.action()
             return
-
-    def _hand_over(self) -> None:
-        """Let the task that waits for the earliest moment lead."""
-        self._led = False
-        while self._heap and (self._heap[0][3].dead or self._heap[0][3].fired):
-            heapq.heappop(self._heap)
-        tasks = (entry for entry in self._heap if entry[3].event is not None and not (entry[3].dead or entry[3].fired))
-        heir = next(tasks, None)  # any will do; the first is mostly the earliest
-        if heir is not None and heir[3].event is not None:
-            self._led = heir[3].leads = True
-            heir[3].event.set()
-
-    async def _settle(self) -> None:
-        """Return when nobody is active, and nobody seems about to be."""
-        while True:
-            if self._holds:
-                self._free = self._free or anyio.Event()
-                await self._free.wait()
-                continue
-            if self._quiet == self._news or (self.settled() and not self._stirred):
-                return
-            news = self._news
-            for _ in range(_ROUNDS):
-                await checkpoint()
-                if self._news != news:
-                    break
-            else:
-                self._quiet, self._stirred = news, False
 
 
 @final
 class _Attempt:
-    """One task while it runs: its slot, its own random numbers, and where it stands in virtual time."""
+    """One task while it runs: its own random numbers, its thread, and where it stands in virtual time.
+
+    All methods but `call` are called on the event loop's thread.
+    """
 
     def __init__(self, owner: SimulatedExecutor, task: Task, session: Session, count: int) -> None:
         self.owner, self.task, self.session = owner, task, session
@@ -281,7 +267,9 @@ class _Attempt:
         self.failure: TrialFailed | None = None
         self.over = False
         self.scope = anyio.CancelScope()
-        self.waiter: _Waiter | None = None
+        self.context = copy_context()
+        self.moment: _Moment | None = None  # when the report that the thread waits with comes
+        self.reply: SimpleQueue[Decision | BaseException] | None = None
         self.kept: tuple[int, Mapping[str, float]] | None = None  # a report that comes after the next
         self.last: tuple[int, Mapping[str, float]] | None = None
 
@@ -290,7 +278,7 @@ class _Attempt:
         value = None
         with self.scope:
             try:
-                value = await threads.run(self._call)
+                value = await threads.run(self.call)
             except SystemExit as error:
                 code = error.code if isinstance(error.code, int) else int(error.code is not None)
                 raise TrialFailed(f"the trial called sys.exit({error.code!r})", exit_code=code) from error
@@ -300,90 +288,12 @@ class _Attempt:
                     raise decision from group
                 raise
             if not self.reports:
-                await self._spend([self.step + 1])
+                await self._unreported()
         if self.failure is not None:
             raise self.failure
         return value
 
-    async def report(self, step: int, metrics: Mapping[str, float]) -> Decision:
-        """Let the time of the steps since the last report pass, then deliver this one."""
-        self.reports += 1
-        await self._spend(range(self.step + 1, step + 1) if step > self.step else [step])
-        self.step = max(self.step, step)
-        faults, draw = self.owner.faults, self.rng.random
-        answered = self.session.next_decision is None or step >= self.session.next_decision
-        if not answered and self.kept is None and draw() < faults.reordered:
-            self.kept = (step, metrics)
-            return Decision.CONTINUE
-        self.last = (step, metrics)
-        decision = self.session.report(step, metrics)
-        if draw() < faults.double:
-            self.session.report(step, metrics)
-        self._deliver_kept()
-        return decision
-
-    def end(self) -> None:
-        """Deliver what is still on its way; the last report may come again. The thread may say no more."""
-        self.over = True
-        self._deliver_kept()
-        if self.last is not None and self.rng.random() < self.owner.faults.late:
-            delay = self.rng.expovariate(1.0) * max(1.0, self.owner.clock.now() - self.began)
-            self.owner.clock.call_at(self.owner.clock.now() + delay, partial(self.session.report, *self.last))
-
-    def fail(self, kind: str, why: str) -> None:
-        """End the attempt as failed, wherever it is."""
-        if self.failure is None:
-            self.failure = TrialFailed(why, kind=kind)
-        if self.waiter is not None:
-            self.owner.clock.advance(self.waiter)
-
-    def _deliver_kept(self) -> None:
-        if self.kept is not None:
-            kept, self.kept = self.kept, None
-            self.session.report(*kept)
-
-    async def _spend(self, steps: Sequence[int]) -> None:
-        """Let the time of ``steps`` pass; what fails in them ends the attempt."""
-        clock, faults = self.owner.clock, self.owner.faults
-        limit = self.task.resources.time_limit
-        deadline = math.inf if limit is None else self.began + limit
-        at, failing = clock.now(), None
-        for step in steps:
-            seconds = self._seconds(step)
-            hurt = self.rng.random()
-            if hurt < faults.failures + faults.losses:
-                at += seconds * self.rng.random()
-                failing = "error" if hurt < faults.failures else "lost"
-                break
-            at += seconds
-        if at > deadline:
-            at, failing = deadline, "timeout"
-        self.waiter = clock.prepare(at, self.order, held=True)
-        await clock.wait(self.waiter)
-        self.waiter = None
-        if self.failure is None and failing is not None:
-            self._strike(failing)
-        if self.failure is not None:
-            self.scope.cancel()
-            await checkpoint()  # ends here: the thread is told that nobody waits for it
-
-    def _strike(self, kind: str) -> None:
-        at = f"at {self.owner.clock.now():g} s"
-        if kind == "lost":
-            self.owner.lose_host(self.host)
-        elif kind == "timeout":
-            self.fail(kind, f"the trial overran its time limit of {self.task.resources.time_limit:g} s")
-        else:
-            self.fail(kind, f"simulated failure {at}")
-
-    def _seconds(self, step: int) -> float:
-        cost = self.owner.cost(self.task.kwargs, step)
-        if not 0 <= cost < math.inf:
-            raise ValueError(f"SimulatedExecutor(cost=…) returned {cost!r} for step {step}: expected seconds >= 0")
-        jitter = self.owner.faults.jitter
-        return cost * self.pace * (math.exp(self.rng.gauss(0.0, jitter)) if jitter else 1.0)
-
-    def _call(self) -> Any:
+    def call(self) -> Any:
         """Call the objective (in its thread)."""
         thread = current_loop_thread()
         if thread is None:
@@ -399,6 +309,125 @@ class _Attempt:
             )
         value = self.task.function(**kwargs)
         return anyio.run(_finish, value, backend=self.owner.backend) if inspect.isawaitable(value) else value
+
+    def arrive(self, step: int, metrics: Mapping[str, float], reply: SimpleQueue[Decision | BaseException]) -> None:
+        """Take a report from the thread: it comes when the steps since the last one have passed."""
+        if self.over:
+            reply.put(TrialStopped())
+            return
+        self.reports += 1
+        try:
+            at, failing = self._plan(range(self.step + 1, step + 1) if step > self.step else [step])
+        except Exception as error:  # noqa: BLE001  # the user's cost function: raised where the trial reports
+            reply.put(error)
+            return
+        self.reply = reply
+        come = partial(self.context.run, self._come, step, metrics, failing)
+        self.moment = self.owner.clock.call_at(at, come, self.order, held=True)
+        self.owner.clock.rest()
+
+    def fail(self, kind: str, why: str) -> None:
+        """End the attempt as failed, wherever it is."""
+        if self.failure is None and not self.over:
+            self.failure = TrialFailed(why, kind=kind)
+            self._wake()
+            self.scope.cancel()
+
+    def end(self) -> None:
+        """Deliver what is still on its way; the last report may come again. The thread may say no more."""
+        self.over = True
+        self._wake()
+        if self.reply is not None:
+            self.reply.put(TrialStopped())
+        self._deliver_kept()
+        if self.last is not None and self.rng.random() < self.owner.faults.late:
+            delay = self.rng.expovariate(1.0) * max(1.0, self.owner.clock.now() - self.began)
+            again = partial(self.context.run, self.session.report, *self.last)
+            self.owner.clock.call_at(self.owner.clock.now() + delay, again)
+
+    def _come(self, step: int, metrics: Mapping[str, float], failing: str | None) -> None:
+        """Deliver the report that the thread waits with, and let it go on with the answer."""
+        self.moment = None
+        if failing is not None:
+            self._strike(failing)
+            return
+        answer: Decision | BaseException
+        try:
+            answer = self._deliver(step, metrics)
+        except BaseException as error:  # noqa: BLE001  # raised where the trial reports
+            answer = error
+        if self.reply is not None:
+            self.reply.put(answer)
+            self.reply = None
+
+    def _deliver(self, step: int, metrics: Mapping[str, float]) -> Decision:
+        self.step = max(self.step, step)
+        faults, draw = self.owner.faults, self.rng.random
+        answered = self.session.next_decision is None or step >= self.session.next_decision
+        if not answered and self.kept is None and draw() < faults.reordered:
+            self.kept = (step, metrics)
+            return Decision.CONTINUE
+        self.last = (step, metrics)
+        decision = self.session.report(step, metrics)
+        if draw() < faults.double:
+            self.session.report(step, metrics)
+        self._deliver_kept()
+        return decision
+
+    def _deliver_kept(self) -> None:
+        if self.kept is not None:
+            kept, self.kept = self.kept, None
+            self.session.report(*kept)
+
+    async def _unreported(self) -> None:
+        """Let the time of one step pass: the trial returned without a report."""
+        at, failing = self._plan([self.step + 1])
+        self.owner.clock.rest()
+        try:
+            await self.owner.clock.until(at, self.order)
+        finally:
+            self.owner.clock.acquire()
+        if failing is not None:
+            self._strike(failing)
+            await checkpoint()  # ends here
+
+    def _plan(self, steps: Sequence[int]) -> tuple[float, str | None]:
+        """Return when ``steps`` will have passed, or how and when they fail."""
+        at, faults = self.owner.clock.now(), self.owner.faults
+        limit = self.task.resources.time_limit
+        deadline = math.inf if limit is None else self.began + limit
+        failing = None
+        for step in steps:
+            seconds = self._seconds(step)
+            hurt = self.rng.random()
+            if hurt < faults.failures + faults.losses:
+                at += seconds * self.rng.random()
+                failing = "error" if hurt < faults.failures else "lost"
+                break
+            at += seconds
+        return (at, failing) if at <= deadline else (deadline, "timeout")
+
+    def _seconds(self, step: int) -> float:
+        cost = self.owner.cost(self.task.kwargs, step)
+        if not 0 <= cost < math.inf:
+            raise ValueError(f"SimulatedExecutor(cost=…) returned {cost!r} for step {step}: expected seconds >= 0")
+        jitter = self.owner.faults.jitter
+        return cost * self.pace * (math.exp(self.rng.gauss(0.0, jitter)) if jitter else 1.0)
+
+    def _strike(self, kind: str) -> None:
+        if kind == "lost":
+            self.fail(kind, f"simulated loss of host {self.host} at {self.owner.clock.now():g} s")
+            self.owner.lose_host(self.host)
+        elif kind == "timeout":
+            self.fail(kind, f"the trial overran its time limit of {self.task.resources.time_limit:g} s")
+        else:
+            self.fail(kind, f"simulated failure at {self.owner.clock.now():g} s")
+
+    def _wake(self) -> None:
+        """Be active again if waiting."""
+        if self.moment is not None:
+            self.moment.dead, self.moment = True, None
+            self.owner.clock.acquire()
 
 
 @final
@@ -418,10 +447,15 @@ class _Wire:
 
     def report(self, step: int, metrics: Mapping[str, float]) -> Decision:
         self._session()
+        reply: SimpleQueue[Decision | BaseException] = SimpleQueue()
         try:
-            return self._thread.call(self._attempt.report, step, metrics)
-        except CancelledError:  # nobody waits for the objective any more
+            post(self._thread.token, partial(self._attempt.arrive, step, metrics, reply))
+        except CancelledError:  # the loop has ended
             raise TrialStopped from None
+        answer = reply.get()
+        if isinstance(answer, BaseException):
+            raise answer
+        return answer
 
     def save(self, value: Any) -> None:
         self._session().save(value)
@@ -443,6 +477,19 @@ class _Wire:
         if self._attempt.over:
             raise TrialStopped  # ends the abandoned function as soon as it speaks
         return self._attempt.session
+
+
+async def _finish(value: Awaitable[Any]) -> Any:
+    return await value
+
+
+def _backend() -> str:
+    """Return the name of the event loop that runs here, as anyio calls it."""
+    try:
+        asyncio.get_running_loop()
+    except RuntimeError:
+        return "trio"
+    return "asyncio"
 
 
 @final
@@ -526,6 +573,7 @@ class SimulatedExecutor(Executor):
         if self._threads is not None:
             yield
             return
+        self.clock.bind()
         self._threads = WorkerThreads()
         try:
             with using_clock(self.clock):
@@ -533,6 +581,7 @@ class SimulatedExecutor(Executor):
         finally:
             self._threads.close()
             self._threads = None
+            self.clock.forget()  # messages still on their way have nobody to go to
 
     async def run(self, task: Task, session: Session) -> Any:
         """Run one task in virtual time and return its value.
@@ -545,6 +594,7 @@ class SimulatedExecutor(Executor):
             Exception: What the function raised.
         """
         self.backend = _backend()
+        self.clock.bind()
         async with self._slots:
             return await self._run(task, session)
 
@@ -562,20 +612,9 @@ class SimulatedExecutor(Executor):
             self.clock.release()
 
     def lose_host(self, host: int) -> None:
-        """Lose a host (from 0): all that runs on it fails now, with ``kind="lost"``."""
-        for attempt in list(self._running.values()):
+        """Lose a host (from 0): all that runs on it fails now, with ``kind="lost"``, one after the other."""
+        now = self.clock.now()
+        for attempt in self._running.values():
             if attempt.host == host:
-                attempt.fail("lost", f"simulated loss of host {host} at {self.clock.now():g} s")
-
-
-async def _finish(value: Awaitable[Any]) -> Any:
-    return await value
-
-
-def _backend() -> str:
-    """Return the name of the event loop that runs here, as anyio calls it."""
-    try:
-        asyncio.get_running_loop()
-    except RuntimeError:
-        return "trio"
-    return "asyncio"
+                fail = partial(attempt.fail, "lost", f"simulated loss of host {host} at {now:g} s")
+                self.clock.call_at(now, fail, attempt.order)
