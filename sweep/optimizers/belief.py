@@ -143,7 +143,8 @@ class Belief:
     def _first_new(self, units: Array) -> Array:
         """Return the first point that no trial has; in a small space, where all may have been tried, the first."""
         seen: set[bytes] = set()
-        for unit in units:
+        for place in range(len(units)):
+            unit: Array = units[place]
             name = unit.tobytes()
             if name not in seen:
                 seen.add(name)

@@ -45,8 +45,9 @@ _SPACE = SearchSpace(
 
 def loss(params: Mapping[str, Any]) -> float:
     """Return a smooth loss over the contract's space; its best configuration is ``lr=0.01, depth=2, kind=residual``."""
-    total: float = (math.log10(params["lr"]) + 2) ** 2 + (params["depth"] - 2) ** 2 / 4 + abs(params["width"] - 32) / 64
-    return total + {"plain": 0.5, "residual": 0.0, None: 0.3}[params["kind"]] + (params.get("momentum", 0.5) - 0.5) ** 2
+    total = (math.log10(params["lr"]) + 2) ** 2 + (params["depth"] - 2) ** 2 / 4 + abs(params["width"] - 32) / 64
+    total += {"plain": 0.5, "residual": 0.0, None: 0.3}[params["kind"]]
+    return float(total + (params.get("momentum", 0.5) - 0.5) ** 2)
 
 
 def play(
