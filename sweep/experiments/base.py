@@ -27,7 +27,7 @@ from sweep.store.runs import children
 from sweep.store.writer import Durability
 from sweep.trial import Budget
 
-__all__ = ["Experiment", "field_annotations"]
+__all__ = ["Experiment", "field_annotations", "value_of"]
 
 
 class Experiment:
@@ -64,6 +64,8 @@ class Experiment:
         self = super().__new__(cls)
         object.__setattr__(self, "_arguments", _bound(cls, self, args, kwargs))
         object.__setattr__(self, "_running", 0)
+        object.__setattr__(self, "name", cls.__name__)  # a constructor of their own need not call this one's
+        object.__setattr__(self, "store", None)
         return self
 
     def __init__(self, *, name: str | None = None, store: str | Path | None = None, **fields: Any) -> None:
@@ -202,19 +204,19 @@ class Experiment:
                 open_root(owns_loop) as root,
                 open_top(root, spec, store or self.store, resume, durability) as opened,
             ):
-                return await self._durable(root, opened, compiled, state, ())
+                return await self._durable(root, opened, compiled, state, None)
         if parent.frame.handle is None:
             return await self._bare(parent, compiled, state)
         async with open_child(parent, spec) as opened:
-            return await self._durable(parent.frame.root, opened, compiled, state, parent.frame.hooks)
+            return await self._durable(parent.frame.root, opened, compiled, state, parent.frame)
 
     async def _bare(self, parent: Activation, compiled: Compiled, state: State) -> RunResult:
-        frame = Frame(parent.frame.root, None, f"{parent.path}/{self.name}", parent.frame.hooks, owner=self)
+        frame = parent.frame.below(None, f"{parent.path}/{self.name}", owner=self)
         last = await self._execute(compiled, state, frame)
-        return RunResult(name=self.name, path=frame.path, state=last, value=_value(compiled, last))
+        return RunResult(name=self.name, path=frame.path, state=last, value=value_of(compiled, last))
 
     async def _durable(
-        self, root: Root, opened: Opened, compiled: Compiled, state: State, hooks: tuple[Mapping[str, Any], ...]
+        self, root: Root, opened: Opened, compiled: Compiled, state: State, outer: Frame | None
     ) -> RunResult:
         handle = opened.handle
         if opened.request is not None:
@@ -222,7 +224,8 @@ class Experiment:
         last = finished_state(opened, compiled) if opened.finished else None
         if last is None:
             root.stream.emit("run.resumed" if opened.before else "run.started", handle.run_id, handle.path)
-            last = await self._execute(compiled, state, Frame(root, handle, handle.path, hooks, owner=self))
+            frame = Frame(root, handle, handle.path, owner=self) if outer is None else outer.below(handle, handle.path, owner=self)
+            last = await self._execute(compiled, state, frame)
             keep_state(opened, compiled, last)
             root.stream.emit("run.ended", handle.run_id, handle.path, status="completed")
         below = [RunResult.of_row(row, f"{handle.path}/{row.place}") for row in children(handle.store, handle.run_id)]
@@ -231,7 +234,7 @@ class Experiment:
             name=self.name,
             path=handle.path,
             state=last,
-            value=_value(compiled, last),
+            value=value_of(compiled, last),
             children=below,
         )
 
@@ -280,7 +283,7 @@ def _there_are(names: Mapping[str, Any]) -> str:
     return f"; fields: {', '.join(names)}" if names else "; the class has no annotated fields"
 
 
-def _value(compiled: Compiled, state: State) -> Any:
+def value_of(compiled: Compiled, state: State) -> Any:
     """Return the output of the last contracted stage, from the State."""
     last = compiled.steps[-1] if compiled.steps else None
     if not isinstance(last, StageStep) or last.contract is None:

@@ -9,7 +9,9 @@ from __future__ import annotations
 import threading
 import traceback
 from collections import deque
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from concurrent.futures import CancelledError
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, final
@@ -19,15 +21,15 @@ import anyio.lowlevel
 from anyio.lowlevel import EventLoopToken, current_token
 
 from sweep.clock import current_clock
-from sweep.errors import StoreError, StrategyError, TrialFailed, TrialPaused, TrialStopped
+from sweep.errors import RunLocked, StoreError, StrategyError, TrialFailed, TrialPaused, TrialStopped
 from sweep.executors.base import Executor, Task
 from sweep.experiments import events as ev
 from sweep.experiments.checkpoints import Checkpoints
 from sweep.experiments.conductor import Conductor, Step
 from sweep.experiments.eventlog import EventLog
-from sweep.experiments.objective import FunctionObjective, Objective, number_of
+from sweep.experiments.objective import FunctionObjective, Objective, Returned, number_of
 from sweep.optimizers.base import Optimizer
-from sweep.pipeline.runtime import Activation, Frame, Handle, Root
+from sweep.pipeline.runtime import ACTIVATION, Activation, Frame, Handle, Root
 from sweep.store.journal import Journal
 from sweep.store.runs import segment
 from sweep.threads import post
@@ -56,6 +58,7 @@ class Driver:
         resources: What a trial occupies unless the scheduler says otherwise.
         log: The sweep's events in the store.
         hooks: Global hooks in force.
+        repeats: Runs of each trial.
     """
 
     root: Root
@@ -68,6 +71,7 @@ class Driver:
     log: EventLog
     hooks: tuple[Mapping[str, Any], ...] = ()
     checkpoints: Checkpoints | None = None
+    repeats: int = 1
     _mutex: Any = field(default_factory=threading.RLock)
     _effects: deque[Any] = field(default_factory=deque)
     _calls: deque[Any] = field(default_factory=deque)
@@ -99,6 +103,8 @@ class Driver:
                 self._guarded(self.conductor.wake)
                 await self._perform(tasks)
                 tasks.cancel_scope.cancel()
+        except BaseExceptionGroup as group:
+            self._failure = self._failure or _alone(group)
         finally:
             with self._mutex:
                 self._interrupt_rest()
@@ -132,22 +138,27 @@ class Driver:
     def submit(self, call: Callable[..., Step], *args: Any) -> Step:
         """Let the conductor take something, commit what came of it, and hand its effects on."""
         with self._mutex:
-            step = call(*args)
-            clock = current_clock()
-            if step.events:
-                self.log.write(step.events, self.conductor.machine.trials, clock.wall())
-                self._retain(step.events)
-                decisive = any(
-                    not isinstance(event, ev.Reported) or event.decision != "continue" for event in step.events
-                )
-                if decisive or clock.now() - self._flushed > _FLUSH:
-                    self.handle.store.commit()
-                    self._flushed = clock.now()
-                if self.root.stream:
-                    self._announce(step.events)
-        if step.effects:
-            self._hand_on(step.effects)
+            try:
+                step = call(*args)
+                if step.events:
+                    self._commit(step.events)
+                if step.effects:
+                    self._hand_on(step.effects)
+            except Exception as error:
+                self._fail(error)  # a strategy or the store is broken: no fault of the attempt that came upon it
+                raise
         return step
+
+    def _commit(self, events: Sequence[ev.Event]) -> None:
+        clock = current_clock()
+        self.log.write(list(events), self.conductor.machine.trials, clock.wall())
+        self._retain(events)
+        decisive = any(not isinstance(event, ev.Reported) or event.decision != "continue" for event in events)
+        if decisive or clock.now() - self._flushed > _FLUSH:
+            self.handle.store.commit()
+            self._flushed = clock.now()
+        if self.root.stream:
+            self._announce(events)
 
     def _retain(self, events: Sequence[ev.Event]) -> None:
         """Drop checkpoints that these events have made useless."""
@@ -163,31 +174,33 @@ class Driver:
 
     def _guarded(self, call: Callable[..., Step], *args: Any) -> None:
         """Submit; what goes wrong ends the sweep, and is raised by ``run`` as itself."""
-        try:
+        with suppress(Exception):  # raised by ``run``, outside of the task group
             self.submit(call, *args)
-        except Exception as error:  # noqa: BLE001  # raised by ``run``, outside of the task group
-            self._fail(error)
 
     def _fail(self, error: BaseException) -> None:
         self._failure = self._failure or error
-        self._wake.set()
+        self._hand_on(())
 
     def _hand_on(self, effects: Sequence[Any]) -> None:
         if threading.get_ident() == self._thread:
-            if self.optimizer.cheap and not self._calls:
+            if effects and self.optimizer.cheap and not self._calls and not any(map(_is_call, self._effects)):
                 effects = [effect for effect in effects if not self._at_once(effect)]
             self._effects.extend(effects)
             self._wake.set()
         elif self._token is not None:
-            post(self._token, lambda: self._wake.set())
+            self._effects.extend(effects)
+            with suppress(CancelledError):  # the loop has ended: an abandoned thread came too late
+                post(self._token, lambda: self._wake.set())
 
     def _interrupt_rest(self) -> None:
         """Note that attempts were cut off, so that nothing stays running in the store."""
         machine = self.conductor.machine
-        wall = current_clock().wall()
-        for number, attempt, run in machine.running:
-            self.submit(self.conductor.ended, ev.Ended(number, attempt, "interrupted", wall=wall, run=run))
-        self.handle.store.commit()
+        running, wall = machine.running, current_clock().wall()
+        machine.apply(())  # from here on nothing is due
+        with suppress(StoreError, RunLocked):  # what could not be written stays queued, and closing the run says so
+            for number, attempt, run in running:
+                self.submit(self.conductor.ended, ev.Ended(number, attempt, "interrupted", wall=wall, run=run))
+            self.handle.store.commit()
 
     async def _ticker(self) -> None:
         """Count seconds of work, for budgets in seconds, and look for requests of other processes."""
@@ -225,25 +238,32 @@ class Driver:
                 effect = self._calls.popleft()
                 try:
                     if isinstance(effect, ev.Observe):
-                        self.optimizer.observe(effect.trial, effect.result)
+                        self._observe(effect)
                     elif isinstance(effect, ev.Ask):
                         await self._suggest(effect)
                 except Exception as error:  # noqa: BLE001  # raised by ``run``, outside of the task group
                     self._fail(error)
                     return
 
+    def _observe(self, effect: ev.Observe) -> None:
+        with _told_where(self.optimizer, "observe"):
+            self.optimizer.observe(effect.trial, effect.result)
+
     def _at_once(self, effect: Any) -> bool:
         """Perform a cheap optimizer's call here and now: no task, no thread."""
         if isinstance(effect, ev.Observe):
-            self.optimizer.observe(effect.trial, effect.result)
+            self._observe(effect)
         elif isinstance(effect, ev.Ask):
-            self.submit(self.conductor.suggested, effect, self.optimizer.suggest(effect.n))
+            with _told_where(self.optimizer, "suggest"):
+                trials = self.optimizer.suggest(effect.n)
+            self.submit(self.conductor.suggested, effect, trials)
         else:
             return False
         return True
 
     async def _suggest(self, ask: ev.Ask) -> None:
-        trials = await self.root.threads.run(self.optimizer.suggest, ask.n)
+        with _told_where(self.optimizer, "suggest"):
+            trials = await self.root.threads.run(self.optimizer.suggest, ask.n)
         self.submit(self.conductor.suggested, ask, trials)
 
     # ------------------------------------------------------------ attempts
@@ -275,9 +295,6 @@ class Driver:
                 kind = "stopped"
             except TrialPaused:
                 kind = "paused"
-            except StoreError as broken:
-                self._fail(broken)
-                return
             except Exception as failure:  # noqa: BLE001  # a trial's failure is a result, kept with its traceback
                 kind, error = self._failed(trial, start, failure)
             except BaseExceptionGroup as group:
@@ -285,6 +302,8 @@ class Driver:
         if scope.cancelled_caught:
             kind = "stopped"
         del self._scopes[key]
+        if self._failure is not None:  # the sweep is ending: this attempt was cut by that
+            return
         plain, problem = _plain(value)
         if problem is not None and kind == "completed":
             kind, error = "failed", problem
@@ -311,17 +330,28 @@ class Driver:
             "step": start.step, "seed": start.seed,
         }  # fmt: skip
         objective = self.objective
-        if isinstance(objective, FunctionObjective):
-            kwargs = objective.kwargs(trial.params)
-            function = objective.callable
+        leaf = isinstance(objective, FunctionObjective)
+        handle = self._trial_handle(trial, row, fresh=leaf or (start.attempt == 1 and start.step == 0))
+        place = self._placing(session, resources, facts, directory) if not leaf and objective.functions() else None
+        frame = Frame(self.root, handle, trial.path, self.hooks, session=session, place=place, facts=facts)
+        act = Activation(frame, None, f"run[{start.run}]" if self.repeats > 1 else "", None)
+        act.attempt = start.attempt
+        token = ACTIVATION.set(act)  # runs that the objective starts here are children of the trial
+        try:
+            if not isinstance(objective, FunctionObjective):
+                return self._value(await objective.orchestrate(trial.params, act))
+            kwargs, function = objective.kwargs(trial.params), objective.callable
             task = Task(function, kwargs, objective.context_name, resources, facts, directory, directory)
             return await self.executor.run(task, session)
-        handle = self._trial_handle(trial, row, fresh=start.attempt == 1 and start.step == 0)
-        place = self._placing(session, resources, facts, directory) if objective.functions() else None
-        frame = Frame(self.root, handle, trial.path, self.hooks, session=session, place=place, facts=facts)
-        act = Activation(frame, None, "", None)
-        act.attempt = start.attempt
-        return await objective.orchestrate(trial.params, act)
+        finally:
+            ACTIVATION.reset(token)
+
+    def _value(self, returned: Returned) -> Any:
+        """Return the number that a pipeline or experiment gives, or all its numbers where a metric is named."""
+        named = any(objective.metric is not None for objective in self.conductor.machine.standing.objectives)
+        if returned.value is not None and not named:
+            return returned.value
+        return returned.numbers or returned.value
 
     def _trial_handle(self, trial: Trial, row: int, *, fresh: bool) -> Handle:
         journal = Journal(self.handle.store, row, self.handle.root_id, fresh=fresh)
@@ -447,6 +477,28 @@ class TrialSession:
         query = "INSERT INTO artifact(run_id, name, kind, path, size, at) VALUES (?,?,?,?,?,?)"
         facts = (self._row, path.name, "file", str(path.resolve()), path.stat().st_size, current_clock().wall())
         self._driver.handle.store.add(query, facts)
+
+
+def _is_call(effect: Any) -> bool:
+    return isinstance(effect, ev.Observe | ev.Ask)
+
+
+@contextmanager
+def _told_where(optimizer: Optimizer, method: str) -> Iterator[None]:
+    """Say whose fault it is when an optimizer raises."""
+    try:
+        yield
+    except Exception as error:
+        error.add_note(f"in {method}() of the optimizer {type(optimizer).__name__}")
+        raise
+
+
+def _alone(group: BaseExceptionGroup[BaseException]) -> BaseException:
+    """Return the one failure that a group holds, or the group where there are several."""
+    found: BaseException = group
+    while isinstance(found, BaseExceptionGroup) and len(found.exceptions) == 1:
+        found = found.exceptions[0]
+    return found
 
 
 def _told(group: BaseExceptionGroup[BaseException]) -> ev.Kind:

@@ -95,8 +95,7 @@ class EventLog:
 
     @staticmethod
     def _is_plain(event: ev.Ended, trial: Trial) -> bool:
-        final_end = trial.status in (Status.COMPLETED, Status.FAILED) and event.kind in ("completed", "failed")
-        return final_end and event.attempt == 1 and event.run == 0
+        return trial.status.value == event.kind and event.attempt == 1 and event.run == 0
 
     def _ended(self, event: ev.Ended, trial: Trial) -> None:
         plain = type(event.value) is float and event.value == trial.score

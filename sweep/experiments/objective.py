@@ -10,23 +10,30 @@ from __future__ import annotations
 import inspect
 from collections.abc import AsyncIterator, Callable, Iterator, Mapping
 from dataclasses import dataclass
-from typing import Any, Literal, Protocol, final
+from typing import Any, Literal, NamedTuple, Protocol, final
 
 from sweep.context import Context
 from sweep.errors import ContractError, did_you_mean
-from sweep.experiments.base import Experiment, field_annotations
+from sweep.experiments.base import Experiment, field_annotations, value_of
 from sweep.experiments.identity import identity_of
 from sweep.pipeline.annotations import Record, describe, peel
 from sweep.pipeline.builder import Pipeline
 from sweep.pipeline.checker import Compiled
 from sweep.pipeline.contracts import MISSING, FieldContract, Parameter, Signature, read_signature
 from sweep.pipeline.runner import execute
-from sweep.pipeline.runtime import ACTIVATION, Activation
+from sweep.pipeline.runtime import Activation
 from sweep.pipeline.state import State
 from sweep.pipeline.subtypes import Verdict, subtype
 from sweep.space import Integer, LogInteger, SearchSpace, nest
 
-__all__ = ["FunctionObjective", "Objective", "PipelineObjective", "RunObjective", "make_objective", "number_of"]
+__all__ = ["FunctionObjective", "Objective", "PipelineObjective", "Returned", "RunObjective", "make_objective", "number_of"]
+
+
+class Returned(NamedTuple):
+    """What a pipeline or an experiment came to: the number its last stage gives, and all its numbers by name."""
+
+    value: float | None
+    numbers: dict[str, float]
 
 
 class Objective(Protocol):
@@ -44,8 +51,8 @@ class Objective(Protocol):
     def functions(self) -> tuple[Callable[..., Any], ...]:
         """Return the functions whose code is the objective's, which an executor may preload."""
 
-    async def orchestrate(self, params: Mapping[str, Any], act: Activation) -> Any:
-        """Run it here (not for leaves) and return its value."""
+    async def orchestrate(self, params: Mapping[str, Any], act: Activation) -> Returned:
+        """Run it here, under the trial (not for leaves)."""
 
 
 def make_objective(what: Any) -> Objective:
@@ -203,7 +210,7 @@ class FunctionObjective:
             return _AsyncSteps(self.function, self.context_name, own)
         return _Steps(self.function, self.context_name, own)
 
-    async def orchestrate(self, params: Mapping[str, Any], act: Activation) -> Any:
+    async def orchestrate(self, params: Mapping[str, Any], act: Activation) -> Returned:
         """Leaves are placed on an executor instead."""
         raise NotImplementedError
 
@@ -291,13 +298,14 @@ class PipelineObjective:
         self.compiled = self.pipeline._compile()
         return [*self.compiled.problems, *_input_problems("pipeline", self.compiled, space)]
 
-    async def orchestrate(self, params: Mapping[str, Any], act: Activation) -> Any:
+    async def orchestrate(self, params: Mapping[str, Any], act: Activation) -> Returned:
         """Run the pipeline under the trial."""
         compiled = self.pipeline._checked(hooks=act.frame.hooks)
         values = nest(params)
         checked = {name: compiled.contracts[name].validate(values[name], act.path) for name in compiled.inputs}
-        state = await execute(compiled, State(checked), act.frame)
-        return _numbers(state._fields, compiled, state)
+        state = await execute(compiled, State(checked), act.frame, prefix=f"{act.key}/" if act.key else "")
+        given = {name: number for name in compiled.outputs if name in state and (number := number_of(state[name])) is not None}
+        return Returned(number_of(value_of(compiled, state)), given)
 
 
 @final
@@ -325,37 +333,35 @@ class RunObjective:
         """Return parameters that the constructor or the pipeline does not take."""
         heads = {name.partition(".")[0] for name in space}
         if self.is_class:
-            own = self.what.__init__ is not Experiment.__init__
-            known = [p.name for p in read_signature(self.what).parameters] if own else []
-            fields = [*known, *field_annotations(self.what)]
-            return [
-                f"{self.name} has no field {name!r} of the space{did_you_mean(name, fields)}"
-                for name in heads
-                if name not in fields
-            ]
+            return self._class_problems(space, heads)
         compiled = self.what._compiled()
         return [*compiled.problems, *_input_problems(self.name, compiled, space)]
 
-    async def orchestrate(self, params: Mapping[str, Any], act: Activation) -> Any:
+    def _class_problems(self, space: SearchSpace, heads: set[str]) -> list[str]:
+        types = field_annotations(self.what)
+        needed = [name for name in types if not hasattr(self.what, name)]
+        if self.what.__init__ is not Experiment.__init__:
+            taken = [one for one in read_signature(self.what).parameters if one.kind is not inspect.Parameter.VAR_KEYWORD]
+            if len(taken) == len(read_signature(self.what).parameters):  # without **kwargs it takes these alone
+                needed = [one.name for one in taken if one.required]
+            types = {**types, **{one.name: Any if one.annotation is MISSING else one.annotation for one in taken}}
+        problems = [f"{self.name} has no field {name!r} of the space{did_you_mean(name, types)}" for name in heads if name not in types]
+        problems += [
+            f"{self.name}: field {name!r} has no default and is not in the space{did_you_mean(name, heads)}"
+            for name in needed
+            if name not in heads
+        ]
+        return problems + _type_problems(self.name, "field", types, space)
+
+    async def orchestrate(self, params: Mapping[str, Any], act: Activation) -> Returned:
         """Run the experiment as a child of the trial."""
-        token = ACTIVATION.set(act)
-        try:
-            values = nest(params)
-            result = await (self.what(**values).run() if self.is_class else self.what.run(**values))
-        finally:
-            ACTIVATION.reset(token)
-        own = number_of(result.value)
-        numbers = {
-            key: number
-            for key, one in {**result.state._asdict(), **result}.items()
-            if (number := number_of(one)) is not None
-        }
+        values = nest(params)
+        instance = self.what(**values) if self.is_class else self.what
+        result = await (instance.run() if self.is_class else instance.run(**values))
+        given = {**result.state._asdict(), **result}
+        numbers = {key: number for key, one in given.items() if key not in values and (number := number_of(one)) is not None}
         numbers.pop("run_id", None)
-        return (
-            own
-            if own is not None and not numbers.keys() - {"value"}
-            else {**numbers, **({} if own is None else {"value": own})}
-        )
+        return Returned(number_of(result.value), numbers)
 
 
 def _input_problems(name: str, compiled: Compiled, space: SearchSpace) -> list[str]:
@@ -371,18 +377,15 @@ def _input_problems(name: str, compiled: Compiled, space: SearchSpace) -> list[s
         for one in heads
         if one not in compiled.inputs
     ]
-    for one, annotation in compiled.inputs.items():
-        if one in space and subtype(value_type(space[one]), annotation) is Verdict.REFUTED:
-            problems.append(
-                f"{name}: input {one!r} is {describe(annotation)}, but the space gives {describe(value_type(space[one]))}"
-            )
-    return problems
+    return problems + _type_problems(name, "input", compiled.inputs, space)
 
 
-def _numbers(fields: Mapping[str, Any], compiled: Compiled, state: State) -> Any:
-    """Return a pipeline's value: the number its last stage gives, else all numbers by name."""
-    given = {name: number for name in compiled.outputs if (number := number_of(fields.get(name))) is not None}
-    return next(iter(given.values())) if len(given) == 1 and len(compiled.outputs) == 1 else given
+def _type_problems(name: str, what: str, types: Mapping[str, Any], space: SearchSpace) -> list[str]:
+    return [
+        f"{name}: {what} {one!r} is {describe(annotation)}, but the space gives {describe(value_type(space[one]))}"
+        for one, annotation in types.items()
+        if one in space and subtype(value_type(space[one]), annotation) is Verdict.REFUTED
+    ]
 
 
 def number_of(value: Any) -> float | None:

@@ -371,7 +371,7 @@ class SweepExperiment(Experiment):
             say(line)
         conductor = Conductor(machine, scheduler, current_clock().wall)
         driver = Driver(root, handle, conductor, optimizer, callee, executor, self.resources or Resources(), log)
-        driver.hooks = () if parent is None else parent.frame.hooks
+        driver.hooks, driver.repeats = () if parent is None else parent.frame.hooks, 1 if smoke else self.repeats
         driver.checkpoints = Checkpoints(handle.store, handle.root_id, machine)
         root.stream.emit("run.resumed" if past else "run.started", handle.run_id, handle.path, sweep=driver)
         end = await driver.run()

@@ -164,6 +164,10 @@ class Frame:
     contracts: Mapping[str, Any] = field(default_factory=dict)
     facts: Mapping[str, Any] = field(default_factory=dict)
 
+    def below(self, handle: Handle | None, path: str, *, owner: Any = None) -> Frame:
+        """Return the frame of a run inside this one: what belongs to the trial goes on into it."""
+        return Frame(self.root, handle, path, self.hooks, owner, self.session, self.place, facts=self.facts)
+
 
 @final
 class Activation:
@@ -183,7 +187,7 @@ class Activation:
     @property
     def path(self) -> str:
         """Path of the stage from the root, for messages."""
-        return f"{self.frame.path}/{self.key}" if self.frame.path else self.key
+        return f"{self.frame.path}/{self.key}" if self.frame.path and self.key else self.frame.path or self.key
 
 
 ACTIVATION: ContextVar[Activation | None] = ContextVar("sweep_activation", default=None)
