@@ -27,11 +27,11 @@ from sweep.experiments.objective import make_objective
 from sweep.experiments.planning import plan_of_sweep
 from sweep.experiments.sweepresult import SweepResult
 from sweep.optimizers.base import Optimizer
-from sweep.pipeline.checker import Unit
 from sweep.pipeline.contracts import MISSING, Signature
 from sweep.pipeline.durable import Opened, Resume, RunSpec, open_child, open_top
 from sweep.pipeline.planning import announce
 from sweep.pipeline.runtime import Activation, Root, current_activation, open_root
+from sweep.pipeline.units import Unit
 from sweep.schedulers.base import Scheduler
 from sweep.space import SearchSpace
 from sweep.store.writer import Durability

@@ -10,7 +10,7 @@ from typing import Any, Literal, final
 from sweep.deferred import launch
 from sweep.errors import ContractError, did_you_mean
 from sweep.pipeline.annotations import describe
-from sweep.pipeline.checker import Compiled, LoopStep, Step, Unit, compile_nodes
+from sweep.pipeline.checker import Compiled, LoopStep, Step, compile_nodes
 from sweep.pipeline.contracts import MISSING, Parameter, Signature
 from sweep.pipeline.nodes import (
     HOOKS,
@@ -26,6 +26,7 @@ from sweep.pipeline.nodes import (
 )
 from sweep.pipeline.runs import run_pipeline
 from sweep.pipeline.state import State
+from sweep.pipeline.units import Unit
 from sweep.store.writer import Durability
 
 __all__ = ["Pipeline"]

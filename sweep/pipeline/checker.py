@@ -11,59 +11,20 @@ import dis
 import inspect
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
-from typing import Any, Protocol, final, runtime_checkable
+from typing import Any, final
 
 import typing_extensions
 
 from sweep.context import Context
 from sweep.errors import ContractError, did_you_mean, near_miss
 from sweep.pipeline.annotations import Record, describe, is_protocol, peel
-from sweep.pipeline.contracts import MISSING, FieldContract, OutputContract, Parameter, Signature, read_signature
+from sweep.pipeline.contracts import MISSING, FieldContract, OutputContract, Parameter
 from sweep.pipeline.nodes import Loop, Node, Ref, Stage, unknown_hook
 from sweep.pipeline.state import State
 from sweep.pipeline.subtypes import Verdict, subtype
+from sweep.pipeline.units import Unit, make_unit
 
-__all__ = ["Binding", "Compiled", "LoopStep", "StageLike", "StageStep", "Unit", "compile_nodes"]
-
-
-@final
-@dataclass(frozen=True, slots=True)
-class Unit:
-    """What a stage runs, whatever it was made from.
-
-    Attributes:
-        kind: ``"function"``, ``"pipeline"``, ``"experiment"``, ``"scope"`` …
-        function: Called with the bound parameters by name.
-        signature: Its parameters and return annotation.
-        nested: The compiled pipeline, where the stage is one.
-        structure: What identity compares beside the stage's name.
-        code: The functions whose code counts as the stage's.
-        problems: What is wrong with it by itself.
-        within: Compiles ``nested`` anew inside global hooks, which wrap its stages too.
-    """
-
-    kind: str
-    function: Callable[..., Any]
-    signature: Signature
-    nested: Compiled | None = None
-    structure: Any = None
-    code: tuple[Callable[..., Any], ...] = ()
-    problems: tuple[str, ...] = ()
-    within: Callable[[Sequence[Mapping[str, Any]]], Compiled] | None = None
-
-    @property
-    def positional(self) -> tuple[str, ...]:
-        """Parameters that cannot be given by name."""
-        only = inspect.Parameter.POSITIONAL_ONLY
-        return tuple(parameter.name for parameter in self.signature.parameters if parameter.kind is only)
-
-
-@runtime_checkable
-class StageLike(Protocol):
-    """An object that is no function and can stand as a stage: a pipeline, an experiment, a scope."""
-
-    def __sweep_stage__(self, known: Mapping[str, Any]) -> Unit:
-        """Return what to run; ``known`` are the fields and their annotations at this point."""
+__all__ = ["Binding", "Compiled", "LoopStep", "StageStep", "compile_nodes"]
 
 
 @final
@@ -532,13 +493,6 @@ class _Walk:
 
     def first_given(self, name: str, step: StageStep) -> bool:
         return self.givers.get(name, "").startswith(f"stage {step.name!r} ")
-
-
-def make_unit(what: Any, known: Mapping[str, Any]) -> Unit:
-    """Return what a stage runs: a function, or what ``__sweep_stage__`` gives."""
-    if not isinstance(what, type) and isinstance(what, StageLike):
-        return what.__sweep_stage__(known)
-    return Unit("function", what, read_signature(what), code=(what,))
 
 
 def fields_of(nodes: Sequence[Node]) -> set[str]:

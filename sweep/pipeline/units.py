@@ -1,0 +1,103 @@
+"""What a stage may be made from: a function, a pipeline, an experiment, a scope of configuration."""
+
+from __future__ import annotations
+
+import inspect
+import json
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any, Protocol, final, runtime_checkable
+
+from sweep.errors import ConfigError
+from sweep.pipeline.contracts import Signature, read_signature
+from sweep.pipeline.runtime import current_activation
+
+__all__ = ["StageLike", "Unit", "make_unit"]
+
+
+@final
+@dataclass(frozen=True, slots=True)
+class Unit:
+    """What a stage runs, whatever it was made from.
+
+    Attributes:
+        kind: ``"function"``, ``"pipeline"``, ``"experiment"``, ``"scope"`` …
+        function: Called with the bound parameters by name.
+        signature: Its parameters and return annotation.
+        nested: The compiled pipeline, where the stage is one.
+        structure: What identity compares beside the stage's name.
+        code: The functions whose code counts as the stage's.
+        problems: What is wrong with it by itself.
+        within: Compiles ``nested`` anew inside global hooks, which wrap its stages too.
+    """
+
+    kind: str
+    function: Callable[..., Any]
+    signature: Signature
+    nested: Any = None
+    structure: Any = None
+    code: tuple[Callable[..., Any], ...] = ()
+    problems: tuple[str, ...] = ()
+    within: Callable[[Sequence[Mapping[str, Any]]], Any] | None = None
+
+    @property
+    def positional(self) -> tuple[str, ...]:
+        """Parameters that cannot be given by name."""
+        only = inspect.Parameter.POSITIONAL_ONLY
+        return tuple(parameter.name for parameter in self.signature.parameters if parameter.kind is only)
+
+
+@runtime_checkable
+class StageLike(Protocol):
+    """An object that is no function and can stand as a stage: a pipeline, an experiment, a scope."""
+
+    def __sweep_stage__(self, known: Mapping[str, Any]) -> Unit:
+        """Return what to run; ``known`` are the fields and their annotations at this point."""
+
+
+@runtime_checkable
+class Configuration(Protocol):
+    """A scope of configuration (``sweep.config``): resolves itself, and can say where each value is from."""
+
+    result_type: type
+
+    def resolve(self, argv: Any = None) -> Any:
+        """Return the frozen config."""
+
+    def layers_as_data(self, argv: Any = None) -> list[dict[str, Any]]:
+        """Return the layers it was made from."""
+
+
+def make_unit(what: Any, known: Mapping[str, Any]) -> Unit:
+    """Return what a stage runs: a function, a config, or what ``__sweep_stage__`` gives."""
+    if not isinstance(what, type) and isinstance(what, StageLike):
+        return what.__sweep_stage__(known)
+    if not isinstance(what, type) and isinstance(what, Configuration):
+        return _configuration(what)
+    return Unit("function", what, read_signature(what), code=(what,))
+
+
+def _configuration(scope: Configuration) -> Unit:
+    """Return a scope as a stage: its values are identity, its layers are kept with the run for ``config why``."""
+
+    def resolve() -> Any:
+        act = current_activation()
+        handle = None if act is None else act.frame.handle
+        if act is not None and handle is not None:
+            layers = json.dumps(scope.layers_as_data(), default=repr)
+            handle.journal.put(f"{act.key}!config", "config", layers)
+        return scope.resolve()
+
+    signature = Signature("config", (), scope.result_type, "", False, False, True, ())
+    try:
+        values = json.loads(json.dumps(_as_data(scope.resolve()), default=repr))
+    except ConfigError as error:
+        return Unit("config", resolve, Signature("config", (), scope.result_type, "", False, False, True, (str(error),)))
+    return Unit("config", resolve, signature, structure=values)
+
+
+def _as_data(config: Any) -> Any:
+    """Return a resolved config as plain data."""
+    if hasattr(config, "model_dump"):
+        return config.model_dump(mode="json")
+    return config.to_dict() if hasattr(config, "to_dict") else config
