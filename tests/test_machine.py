@@ -422,6 +422,24 @@ def test_interrupted_attempts_cost_no_retry_and_lost_ones_have_their_own_count()
     finish(conductor, 0, kind="lost", error="host gone")
     assert (trial.status, trial.reason, trial.attempts) == (Status.FAILED, Reason.LOST, 4)
 
+    conductor = opened(retries=1, losses=1)
+    [trial] = started(conductor, {})
+    for kind in ("lost", "timeout"):
+        finish(conductor, 0, kind=kind)
+        assert trial.status is Status.RUNNING
+    finish(conductor, 0, kind="timeout")
+    assert (trial.status, trial.reason, trial.attempts) == (Status.FAILED, Reason.TIMEOUT, 3)
+
+
+def test_steps_may_be_skipped_but_not_repeated() -> None:
+    conductor = opened()
+    [trial] = started(conductor, {})
+    for step in (0, 5, 5, 3, 9):
+        assert conductor.report(0, 1, step, {"loss": float(step)}).answer is Decision.CONTINUE
+    assert [report.step for report in trial.history] == [0, 5, 9]
+    assert conductor.machine.standing.resource == 9
+    assert trial.metrics == {"loss": 9.0}
+
 
 def test_one_bad_trial_never_ends_the_sweep_but_all_of_the_first_do() -> None:
     conductor = opened(7)
@@ -435,6 +453,14 @@ def test_one_bad_trial_never_ends_the_sweep_but_all_of_the_first_do() -> None:
     assert (end.status, end.reason) == (Status.FAILED, Reason.ERROR)
     assert end.text == "all of the first 7 trials failed; the last one, trial 6: boom 6"
     assert all(trial.status is Status.FAILED for trial in trials)
+
+
+def test_tolerated_failures_are_tolerated() -> None:
+    conductor = opened(3, max_failures=1)
+    trials = started(conductor, {}, {}, {})
+    assert [type(e) for e in finish(conductor, 1, kind="failed").effects] == [ev.Observe, ev.Ask]
+    assert ev.Cancel in [type(e) for e in finish(conductor, 0, kind="failed").effects]
+    assert trials[2].status is Status.RUNNING
 
 
 def test_too_many_failures_cut_what_runs() -> None:
@@ -474,6 +500,70 @@ def test_the_user_stops_a_trial_that_runs_waits_or_rests() -> None:
     assert (resting.status, resting.reason) == (Status.STOPPED, Reason.USER)
     assert conductor.machine.finished.status == "completed"
     assert len(trials) == 3
+
+
+def test_a_paused_trial_that_the_user_stops_is_not_observed_again() -> None:
+    ends: list[tuple[int, str]] = []
+
+    class Noting(Halving):
+        def on_end(self, trial: Trial) -> None:
+            ends.append((trial.number, str(trial.status)))
+
+    conductor = opened(2, Budget(trials=2), Noting())
+    started(conductor, {}, {})
+    conductor.report(0, 1, 1, {"loss": 0.5})
+    finish(conductor, 0, kind="paused")
+    step = conductor.submit(ev.StopRequested(0))
+    assert [effect for effect in step.effects if isinstance(effect, ev.Observe)] == []
+    assert ends == [(0, "paused"), (0, "stopped")]
+    assert conductor.machine.trials[0].score == 0.5
+
+
+def test_a_suggestion_that_comes_when_the_sweep_winds_down_is_dropped() -> None:
+    conductor = opened(2)
+    [ask] = conductor.first.effects  # type: ignore[attr-defined]
+    conductor.submit(ev.StopRequested())
+    assert conductor.machine.finished is not None
+    assert conductor.suggested(ask, [Trial({})]).events == []
+    assert conductor.machine.trials == []
+
+
+def test_a_start_that_is_on_its_way_has_its_slot() -> None:
+    machine = Machine()
+    machine.apply([ev.Opened(0.0, 1), ev.BudgetSet(trials=3)])
+    machine.wake()
+    [ask] = machine.admit(3)
+    machine.fold(ev.Suggested((ev.New(0, {}), ev.New(1, {}), ev.New(2, {})), ask.n, ask.observed))
+    assert [effect.trial.number for effect in machine.admit(0)] == [0]
+    assert machine.fold(ev.StopRequested(1))[-1] == ev.Settled(machine.trials[1])
+    assert machine.admit(0) == []
+    assert machine.fold(ev.Started(0, 2)) is None
+    assert machine.fold(ev.Started(0, 1)) == []
+    assert [type(effect) for effect in machine.fold(ev.Ended(0, 1, "completed", 1.0))][-1] is ev.Place
+
+
+def test_generations_wait_for_each_other() -> None:
+    for workers in (1, 3):
+        world = World(
+            [], Generations(), BatchScheduler(), Plan(), Budget(trials=9), workers, random.Random(workers)
+        ).run()
+        assert len(world.machine.trials) == 4
+        asks = [call for call in world.optimizer.calls if call[0] == "suggest" and call[2]]
+        assert sum(len(call[2]) for call in asks) == 4
+
+
+def test_the_scheduler_is_told_each_time_that_nobody_will_come() -> None:
+    class OneAtATime(Halving):
+        def next_trial(self) -> Trial | None:
+            if self.drained > len(self.up):
+                rested = [trial for trial in self.known.values() if trial.status is Status.PAUSED]
+                self.up.add((len(self.up), 0))
+                return rested[0] if rested else None
+            return None
+
+    world = World([], Counting(), OneAtATime(), Plan(), Budget(trials=2)).run()
+    assert [trial.status for trial in world.machine.trials] == [Status.COMPLETED] * 2
+    assert world.scheduler.drained == 4
 
 
 def test_the_user_stops_the_sweep() -> None:
@@ -516,7 +606,9 @@ def test_a_finished_sweep_with_a_larger_budget_goes_on_with_those_who_rested() -
     large = begin({**spec, "budget": Budget(trials=9)}, journal)
     assert len(large.machine.trials) == 9
     assert large.differences == []
-    assert any(event == ev.Promoted(number, 1) for number in rested for event in journal)
+    opened_again = next(i for i, event in enumerate(journal[1:], 1) if isinstance(event, ev.Opened))
+    gone_on = [event.number for event in journal[opened_again:] if isinstance(event, ev.Started)]
+    assert set(gone_on) & set(rested)
 
 
 def test_enqueued_starts_come_first_and_count() -> None:

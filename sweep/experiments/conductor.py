@@ -151,37 +151,45 @@ class Conductor:
             effect = queue.popleft()
             event: ev.Event | None = None
             made: tuple[Trial, ...] = ()
-            match effect:
-                case ev.Judge(trial, at, metrics):
-                    self._judge(trial, at, self.scheduler.on_report(trial, at, metrics), step)
-                case ev.Place():
-                    found = self.scheduler.next_trial()
-                    if found is None:
-                        queue += self.machine.admit(self._room(effect.new))
-                    else:
-                        event, made = self._placed(found), (found,)
-                case ev.Start(trial, attempt, run):
-                    event = ev.Started(trial.number, attempt, self._wall(), run)
-                    self._held[trial.number, run] = _Held(attempt, effect.step)
-                    step.effects.append(effect)
-                case ev.Added() | ev.Settled() | ev.Kept():
-                    _tell(self.scheduler, effect)
-                case ev.Enqueue(trials):
-                    event = ev.Suggested(trials)
-                case ev.Drain():
-                    self.scheduler.on_exhausted()
-                    event = ev.Drained()
-                case ev.Finish(status, reason, text):
-                    event = ev.Finished(str(status), str(reason), text, self._wall())
-                    step.effects.append(effect)
-                case _:
-                    step.effects.append(effect)
+            if isinstance(effect, ev.Start):
+                number, run = effect.trial.number, effect.run
+                event = ev.Started(number, effect.attempt, self._wall(), run)
+                self._held[number, run] = _Held(effect.attempt, effect.step)
+                step.effects.append(effect)
+            elif isinstance(effect, ev.Ask | ev.Observe | ev.Cancel):
+                step.effects.append(effect)
+            elif isinstance(effect, ev.Place):
+                found = self.scheduler.next_trial()
+                if found is None:
+                    queue += self.machine.admit(self._room(effect.new))
+                    continue
+                event, made = self._placed(found), (found,)
+            elif isinstance(effect, ev.Judge):
+                decision = self.scheduler.on_report(effect.trial, effect.step, effect.metrics)
+                self._judge(effect.trial, effect.step, decision, step)
+            else:
+                event = self._rare(effect, step)
             if event is not None:
                 follow = self.machine.fold(event, made)
                 if follow is None:
                     raise StrategyError(_refused(event, self.machine))
                 step.events.append(event)
                 queue += follow
+
+    def _rare(
+        self, effect: ev.Added | ev.Settled | ev.Kept | ev.Enqueue | ev.Drain | ev.Finish, step: Step
+    ) -> ev.Event | None:
+        """Perform an effect and return the event that answers it, if there is one."""
+        if isinstance(effect, ev.Enqueue):
+            return ev.Suggested(effect.trials)
+        if isinstance(effect, ev.Finish):
+            step.effects.append(effect)
+            return ev.Finished(str(effect.status), str(effect.reason), effect.text, self._wall())
+        if isinstance(effect, ev.Drain):
+            self.scheduler.on_exhausted()
+            return ev.Drained()
+        _tell(self.scheduler, effect)
+        return None
 
     def _room(self, new: int) -> int:
         return max(0, self.scheduler.room(new)) if new > 0 else 0
