@@ -2,10 +2,27 @@
 
 from __future__ import annotations
 
+from pathlib import Path
+
 import pytest
+
+
+def pytest_addoption(parser: pytest.Parser) -> None:
+    """Let the crash harness run longer than it does by default."""
+    parser.addoption("--crash-rounds", type=int, default=1, help="rounds of random kills in tests/crash")
 
 
 @pytest.fixture(params=["asyncio", "trio"])
 def anyio_backend(request: pytest.FixtureRequest) -> str:
     """Run every async test on both event loops."""
     return str(request.param)
+
+
+@pytest.fixture(autouse=True)
+def store_path(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """The default store of each test: a file of its own, never the developer's."""
+    path = tmp_path / "sweep.db"
+    monkeypatch.setenv("SWEEP_STORE", str(path))
+    for name in ("SWEEP_RESUME", "SWEEP_ENTRY"):
+        monkeypatch.delenv(name, raising=False)
+    return path

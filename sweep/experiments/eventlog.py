@@ -95,7 +95,8 @@ class EventLog:
 
     @staticmethod
     def _is_plain(event: ev.Ended, trial: Trial) -> bool:
-        return trial.status.value == event.kind and event.attempt == 1 and event.run == 0
+        as_said = event.kind in ("completed", "failed") and trial.status.value == event.kind
+        return as_said and event.attempt == 1 and event.run == 0
 
     def _ended(self, event: ev.Ended, trial: Trial) -> None:
         plain = type(event.value) is float and event.value == trial.score
