@@ -42,7 +42,7 @@ class NevergradOptimizer(ModelOptimizer):
 
     Example:
         >>> from sweep.space import SearchSpace, Uniform
-        >>> len(NevergradOptimizer(SearchSpace({"x": Uniform(0, 1)}), "OnePlusOne").suggest(2))  # doctest: +SKIP
+        >>> len(NevergradOptimizer(SearchSpace({"x": Uniform(0, 1)}), "OnePlusOne").suggest(2))
         2
     """
 

@@ -76,8 +76,8 @@ def test_gradient_is_the_slope_of_the_posterior() -> None:
 
 
 def test_expected_improvement_far_into_the_tail() -> None:
-    from scipy.integrate import quad
-    from scipy.stats import norm
+    from scipy.integrate import quad  # type: ignore[import-untyped]  # scipy has no types
+    from scipy.stats import norm  # type: ignore[import-untyped]  # as above
 
     for u in (-8.0, -3.0, -1.0001, -0.9999, 0.0, 3.0):
         exact = quad(lambda y, u=u: (u - y) * norm.pdf(y), u - 12, u)[0]
@@ -139,7 +139,7 @@ def test_it_is_far_ahead_of_random_search() -> None:
     space = SearchSpace({f"x{i}": Uniform(0, 1) for i in range(4)})
 
     def bowl(params: Any) -> float:
-        return sum((params[f"x{i}"] - 0.3 - 0.1 * i) ** 2 for i in range(4))
+        return float(sum((params[f"x{i}"] - 0.3 - 0.1 * i) ** 2 for i in range(4)))
 
     def best(optimizer: Any) -> float:
         return min(trial.score or 0.0 for trial in play(optimizer, 35, bowl))
