@@ -7,9 +7,9 @@ from collections.abc import Mapping, Sequence
 from typing import Any, TypeAlias, final
 
 from sweep.experiments.standing import COST, values_of
-from sweep.trial import Decision, Objective, Reason, Status, Trial
+from sweep.trial import Decision, Objective, Reason, Result, Status, Trial
 
-__all__ = ["Entry", "Key", "Run"]
+__all__ = ["Entry", "Key", "Run", "result_of"]
 
 Key: TypeAlias = tuple[int, int]
 """Number of a trial and of its repeat."""
@@ -60,6 +60,11 @@ class Run:
         self.next: tuple[int, str] | None = None
         self.value: Any = None
         self.cost = 0.0
+
+    def keep(self, step: int, reference: str) -> int:
+        """Make a checkpoint the one to go on from and return its step."""
+        self.next, self.at, self.checkpoint = None, step, reference
+        return step
 
     def spent(self) -> float:
         """Return the cost: what it reports as such, else the seconds worked on it."""
@@ -121,13 +126,27 @@ class Entry:
             return Status.STOPPED, self.cancelled
         return (Status.PAUSED, None) if self.decision is Decision.PAUSE else cut
 
-    def values(self, objectives: Sequence[Objective], status: Status) -> tuple[float, ...]:
-        """Return the trial's scores: of what its repeats returned if it completed by itself, else of the last report.
+    def score(
+        self, objectives: Sequence[Objective], status: Status, reason: Reason | None
+    ) -> tuple[Status, Reason | None]:
+        """Set the trial's score, values and error and return its status: without a score none has ended well."""
+        trial = self.trial
+        trial.score, trial.values = math.nan, ()
+        if status is Status.FAILED:
+            return status, reason
+        try:
+            values = self._values(objectives, status)
+        except (ValueError, TypeError) as error:
+            if reason in (Reason.COMPLETED, Reason.PRUNED, None):
+                trial.error = str(error)
+                return Status.FAILED, Reason.ERROR
+            trial.score = None
+            return status, reason
+        trial.error, trial.values, trial.score = None, values, values[0]
+        return status, reason
 
-        Raises:
-            ValueError: There are none; the message says why.
-            TypeError: What it returned is no number.
-        """
+    def _values(self, objectives: Sequence[Objective], status: Status) -> tuple[float, ...]:
+        """Return the scores of what its repeats returned if it completed by itself, else of the last report."""
         if status is not Status.COMPLETED or self.decision is not None:
             return values_of(objectives, None, self.trial.metrics)
         if len(self.runs) == 1:
@@ -153,6 +172,20 @@ class Entry:
         whole = _mean(got)
         self.trial.metrics.update(whole)
         return whole
+
+
+def result_of(trial: Trial) -> Result:
+    """Return what the optimizer is told of a trial that has paused or ended."""
+    unseen = trial.score is None
+    return Result(
+        math.nan if trial.score is None else trial.score,
+        metrics=dict(trial.metrics),
+        cost=trial.cost,
+        failure=f"ended before its first report ({trial.reason})" if unseen else trial.error,
+        trial=trial,
+        step=trial.step,
+        values=trial.values,
+    )
 
 
 def _mean(reports: Sequence[Mapping[str, float]]) -> dict[str, float]:

@@ -10,14 +10,15 @@ import hashlib
 import math
 from collections import OrderedDict
 from collections.abc import Callable, Mapping, Sequence
-from typing import Any, NamedTuple, TypeAlias, final
+from typing import Any, TypeAlias, final
 
 from sweep.experiments import events as ev
-from sweep.experiments.attempts import Entry, Key, Run
+from sweep.experiments.attempts import Entry, Key, Run, result_of
+from sweep.experiments.halting import BY_USER, CUT, UNPROMOTED, Halt, intolerable, spent
 from sweep.experiments.standing import COST, Standing
-from sweep.trial import Budget, Decision, Objective, Reason, Report, Result, Source, Status, Trial
+from sweep.trial import Budget, Decision, Objective, Reason, Report, Source, Status, Trial
 
-__all__ = ["Halt", "Ledger", "seed_of"]
+__all__ = ["Ledger", "seed_of"]
 
 
 def seed_of(seed: int, number: int, run: int = 0) -> int:
@@ -30,23 +31,6 @@ def seed_of(seed: int, number: int, run: int = 0) -> int:
     return int.from_bytes(hashlib.blake2b(b"%d/%d/%d" % (seed, number, run), digest_size=4).digest(), "big") >> 1
 
 
-class Halt(NamedTuple):
-    """Why the whole sweep winds down: how it will finish, and what happens to the trials it cuts."""
-
-    status: Status
-    reason: Reason
-    text: str
-    trial: tuple[Status, Reason]
-
-
-_BY_BUDGET = (Status.STOPPED, Reason.BUDGET)
-_BY_USER = (Status.STOPPED, Reason.USER)
-_BY_PARENT = (Status.ABORTED, Reason.PARENT)
-_CLOSED = {
-    Reason.BUDGET: _BY_BUDGET,
-    Reason.USER: _BY_USER,
-    Reason.ERROR: _BY_PARENT,
-}
 _FAILURES = {"failed": Reason.ERROR, "timeout": Reason.TIMEOUT, "lost": Reason.LOST}
 
 
@@ -95,7 +79,7 @@ class Ledger:
         self.losses, self.max_failures, self.max_resource, self.smoke = losses, max_failures, max_resource, smoke
         self._prefix = f"{path}/trial[" if path else "trial["
         self.standing = Standing(self.objectives, max_resource)
-        self.entries: list[Entry] = []
+        self.entries: dict[int, Entry] = {}
         self.budget = Budget()
         self._limited = False
         self.workers = 1
@@ -146,7 +130,7 @@ class Ledger:
         self.ready.update(waiting)
         for entry in {id(run.entry): run.entry for run in dead}.values():
             self._settle(entry, out)
-        self._spent(out)
+        self._wind_down(spent(self.budget, self.elapsed, self.standing), out)
         return True
 
     def _budget_set(self, event: ev.BudgetSet, out: list[ev.Effect], _: object) -> bool:
@@ -154,7 +138,7 @@ class Ledger:
         self._limited = any(limit is not None for limit in (event.seconds, event.cost, event.resource))
         if self.halt is not None and self.halt.reason is Reason.BUDGET:
             self.halt = None
-        self._spent(out)
+        self._wind_down(spent(self.budget, self.elapsed, self.standing), out)
         return True
 
     def _imported(self, event: ev.Imported, out: list[ev.Effect], _: object) -> bool:
@@ -182,7 +166,7 @@ class Ledger:
         return True
 
     def _promoted(self, event: ev.Promoted, _out: list[ev.Effect], _: object) -> bool:
-        entry = self._entry(event.number)
+        entry = self.entries.get(event.number)
         if entry is None or entry.cancelled is not None or entry.trial.step != event.step:
             return False
         if entry.busy:
@@ -196,7 +180,7 @@ class Ledger:
         return True
 
     def _exploited(self, event: ev.Exploited, out: list[ev.Effect], made: Sequence[Trial]) -> bool:
-        old, new = self._entry(event.number), event.new
+        old, new = self.entries.get(event.number), event.new
         if old is None or old.trial.status.ended or old.cancelled or new.number != len(self.entries):
             return False
         self._cancel(old, Reason.EXPLOITED, out)
@@ -207,7 +191,7 @@ class Ledger:
         return True
 
     def _started(self, event: ev.Started, _out: list[ev.Effect], _: object) -> bool:
-        entry = self._entry(event.number)
+        entry = self.entries.get(event.number)
         if entry is None or entry.settled or entry.trial.status.ended:
             return False
         run = entry.runs[event.run]
@@ -238,7 +222,7 @@ class Ledger:
         if COST in metrics:
             self.standing.spend(entry.trial, entry.cost())
         if run.next is not None and run.next[0] <= step:
-            self._keep(run, *run.next, out)
+            out.append(ev.Kept(entry.trial, run.keep(*run.next)))
         whole = entry.joined(step, metrics)
         if whole is not None:
             trial = entry.trial
@@ -251,7 +235,7 @@ class Ledger:
                 if event.decision != "continue":
                     self.decide(entry, Decision(event.decision))
         if self._limited:
-            self._spent(out)
+            self._wind_down(spent(self.budget, self.elapsed, self.standing), out)
         return True
 
     def decide(self, entry: Entry, decision: Decision) -> None:
@@ -274,12 +258,8 @@ class Ledger:
         if event.step > max(run.step, 0):
             run.next = (event.step, event.reference)
         else:
-            self._keep(run, event.step, event.reference, out)
+            out.append(ev.Kept(run.entry.trial, run.keep(event.step, event.reference)))
         return True
-
-    def _keep(self, run: Run, step: int, reference: str, out: list[ev.Effect]) -> None:
-        run.next, run.at, run.checkpoint = None, step, reference
-        out.append(ev.Kept(run.entry.trial, step))
 
     def _ended(self, event: ev.Ended, out: list[ev.Effect], _: object) -> bool:
         key = (event.number, event.run)
@@ -302,16 +282,16 @@ class Ledger:
             self.standing.resource += 1  # a trial that reports nothing is one unit of work
         self.standing.spend(entry.trial, entry.cost())
         self._settle(entry, out)
-        self._spent(out)
+        self._wind_down(spent(self.budget, self.elapsed, self.standing), out)
         return True
 
     def _stop_requested(self, event: ev.StopRequested, out: list[ev.Effect], _: object) -> bool:
         if self.finished is not None:
             return False
         if event.number is None:
-            self._wind_down(Halt(Status.STOPPED, Reason.USER, "stopped by the user", _BY_USER), out)
+            self._wind_down(BY_USER, out)
             return True
-        entry = self._entry(event.number)
+        entry = self.entries.get(event.number)
         if entry is None or entry.trial.status.ended or entry.cancelled is not None:
             return False
         self._cancel(entry, Reason.USER, out)
@@ -319,7 +299,7 @@ class Ledger:
 
     def _ticked(self, event: ev.Ticked, out: list[ev.Effect], _: object) -> bool:
         self.elapsed += event.seconds
-        self._spent(out)
+        self._wind_down(spent(self.budget, self.elapsed, self.standing), out)
         return True
 
     def _finished(self, event: ev.Finished, _out: list[ev.Effect], _: object) -> bool:
@@ -327,21 +307,18 @@ class Ledger:
         if self.finished is not None:
             return False
         self.finished = event
-        cut = _CLOSED.get(Reason(event.reason), (Status.STOPPED, Reason.UNPROMOTED))
+        cut = CUT.get(Reason(event.reason), UNPROMOTED)
         for trial in self.standing.trials:
             if trial.status.ended:
                 continue
             self._closed.append((trial, trial.status, trial.reason))
             if trial.status is not Status.PAUSED and trial.history:
-                self._scored(self.entries[trial.number], *cut)
+                self.entries[trial.number].score(self.objectives, *cut)
             self.standing.move(trial, cut[0] if trial.attempts else Status.SKIPPED, cut[1])
             self.standing.judge(trial)
         return True
 
     # ---- what follows ----------------------------------------------------------------------------------------------
-
-    def _entry(self, number: int) -> Entry | None:
-        return self.entries[number] if 0 <= number < len(self.entries) else None
 
     def _enter(self, new: ev.New, made: Trial | None) -> Entry:
         """Take a new trial: the strategy's own object, if it has the journaled params."""
@@ -351,13 +328,13 @@ class Ledger:
         trial.parent, trial.start_from = new.parent, new.start_from
         trial.seed, trial.path = seed_of(self.seed, number), f"{self._prefix}{number}]"
         entry = Entry(trial, self.repeats)
-        donor = None if new.start_from is None else self._entry(new.start_from)
+        donor = None if new.start_from is None else self.entries.get(new.start_from)
         if donor is not None:
             for run, given in zip(entry.runs, donor.runs, strict=True):
                 if given.checkpoint is not None:
                     run.checkpoint, run.at, run.step = given.checkpoint, given.at, given.at
             trial.step = max(0, min(run.step for run in entry.runs))
-        self.entries.append(entry)
+        self.entries[number] = entry
         self.standing.add(trial)
         return entry
 
@@ -419,7 +396,7 @@ class Ledger:
         if entry.partial is not None:
             self._hold(entry)
         rested = trial.status is Status.PAUSED  # and so was scored and observed
-        status, reason = verdict if rested else self._scored(entry, *verdict)
+        status, reason = verdict if rested else entry.score(self.objectives, *verdict)
         standing.move(trial, status, reason)
         standing.judge(trial)
         if not rested:
@@ -431,75 +408,16 @@ class Ledger:
         elif not (rested and reason is Reason.EXPLOITED):
             out.append(ev.Settled(trial))
         if status is Status.FAILED:
-            self._tolerate(trial, out)
-
-    def _scored(self, entry: Entry, status: Status, reason: Reason | None) -> tuple[Status, Reason | None]:
-        """Set score, values and error; a trial that ended well without a score has failed."""
-        trial = entry.trial
-        trial.score, trial.values = math.nan, ()
-        if status is Status.FAILED:
-            return status, reason
-        try:
-            values = entry.values(self.objectives, status)
-        except (ValueError, TypeError) as error:
-            if reason in (Reason.COMPLETED, Reason.PRUNED, None):
-                trial.error = str(error)
-                return Status.FAILED, Reason.ERROR
-            trial.score = None
-            return status, reason
-        trial.error, trial.values, trial.score = None, values, values[0]
-        return status, reason
+            self._wind_down(intolerable(trial, standing, self.max_failures, self.workers), out)
 
     def _observe(self, trial: Trial, out: list[ev.Effect]) -> None:
         """Tell the optimizer how a trial stands."""
         self.told += 1
-        failure = trial.error
-        if trial.score is None:
-            failure = f"ended before its first report ({trial.reason})"
-        result = Result(
-            math.nan if trial.score is None else trial.score,
-            metrics=dict(trial.metrics),
-            cost=trial.cost,
-            failure=failure,
-            trial=trial,
-            step=trial.step,
-            values=trial.values,
-        )
-        out.append(ev.Observe(trial, result))
+        out.append(ev.Observe(trial, result_of(trial)))
 
-    # ---- what ends a sweep -----------------------------------------------------------------------------------------
-
-    def _spent(self, out: list[ev.Effect]) -> None:
-        """Wind down if seconds, cost or resource of the budget are spent."""
-        budget = self.budget
-        if self.halt is not None or not self._limited:
-            return
-        limits = (
-            (budget.seconds, self.elapsed, "seconds"),
-            (budget.cost, self.standing.cost, "cost"),
-            (budget.resource, self.standing.resource, "resource"),
-        )
-        for limit, used, name in limits:
-            if limit is not None and used >= limit:
-                text = f"the budget is spent: {name}={limit:g}"
-                self._wind_down(Halt(Status.COMPLETED, Reason.BUDGET, text, _BY_BUDGET), out)
-                return
-
-    def _tolerate(self, trial: Trial, out: list[ev.Effect]) -> None:
-        """End the sweep if too many trials have failed."""
-        standing = self.standing
-        if self.max_failures is not None and standing.failed > self.max_failures:
-            why = f"{standing.failed} trials failed, max_failures={self.max_failures}"
-        elif not standing.succeeded and standing.failed >= max(5, self.workers):
-            why = f"all of the first {standing.failed} trials failed"
-        else:
-            return
-        text = f"{why}; the last one, trial {trial.number}: {trial.error}"
-        self._wind_down(Halt(Status.FAILED, Reason.ERROR, text, _BY_PARENT), out)
-
-    def _wind_down(self, halt: Halt, out: list[ev.Effect]) -> None:
-        """Start nothing any more and cut what runs."""
-        if self.halt is not None:
+    def _wind_down(self, halt: Halt | None, out: list[ev.Effect]) -> None:
+        """If there is a reason, start nothing any more and cut what runs."""
+        if halt is None or self.halt is not None:
             return
         self.halt = halt
         for (number, index), run in self.live.items():
