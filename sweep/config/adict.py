@@ -368,6 +368,22 @@ class ADict(_Guarded):
         """Return the same data as plain dicts, lists and tuples."""
         return cast(dict[Any, Any], _plain(self))
 
+    def __sweep_encode__(self) -> dict[Any, Any]:
+        """Return what a store keeps of it."""
+        return self.to_dict()
+
+    @classmethod
+    def __get_pydantic_core_schema__(cls, source: Any, handler: Any) -> Any:
+        """Let a contract ``ADict`` accept any mapping."""
+        from pydantic_core import core_schema
+
+        def accept(value: Any) -> ADict:
+            if not isinstance(value, Mapping):
+                raise ValueError("expected a mapping")
+            return value if isinstance(value, cls) else cls(value)
+
+        return core_schema.no_info_plain_validator_function(accept)
+
     def get_structural_hash(self) -> str:
         """Return :func:`structural_hash` of this config: keys and types count, values do not."""
         return structural_hash(self)

@@ -11,7 +11,7 @@ import traceback
 from collections import deque
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import CancelledError
-from contextlib import contextmanager, suppress
+from contextlib import contextmanager, nullcontext, suppress
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, final
@@ -39,6 +39,8 @@ __all__ = ["Driver"]
 
 _FLUSH = 0.5
 """Seconds after which reports are committed by themselves."""
+_POLL = 1.0
+"""Seconds between looks at what other processes ask for."""
 _TURNS = 16
 """Attempts that one task runs before others get their turn, where nothing in them waits."""
 
@@ -203,20 +205,21 @@ class Driver:
             self.handle.store.commit()
 
     async def _ticker(self) -> None:
-        """Count seconds of work, for budgets in seconds, and look for requests of other processes."""
+        """Count seconds of work where the budget limits them, flush reports, look for requests of other processes."""
         clock = current_clock()
         last = clock.now()
         while True:
-            await clock.sleep(min(1.0, max(0.01, self.conductor.machine.seconds_left)))
-            now = clock.now()
-            if self.conductor.machine.budget.seconds is not None:
-                self._guarded(self.conductor.submit, ev.Ticked(now - last))
-            last = now
+            if self.conductor.machine.budget.seconds is None:
+                await anyio.sleep(_POLL)  # requests come in real time, whatever clock the trials run on
+            else:
+                await clock.sleep(min(_POLL, max(0.01, self.conductor.machine.seconds_left)))
+                self._guarded(self.conductor.submit, ev.Ticked(clock.now() - last))
+            last = clock.now()
             self._requests()
             with self._mutex:
-                if now - self._flushed > _FLUSH:
+                if last - self._flushed > _FLUSH:
                     self.handle.store.commit()
-                    self._flushed = now
+                    self._flushed = last
 
     def _requests(self) -> None:
         """Take up what ``sweep stop`` asked for from another terminal."""
@@ -262,7 +265,8 @@ class Driver:
         return True
 
     async def _suggest(self, ask: ev.Ask) -> None:
-        with _told_where(self.optimizer, "suggest"):
+        hold = getattr(self.executor, "hold", nullcontext)  # virtual time stands still while a model thinks
+        with hold(), _told_where(self.optimizer, "suggest"):
             trials = await self.root.threads.run(self.optimizer.suggest, ask.n)
         self.submit(self.conductor.suggested, ask, trials)
 

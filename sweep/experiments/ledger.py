@@ -181,9 +181,12 @@ class Ledger:
 
     def _exploited(self, event: ev.Exploited, out: list[ev.Effect], made: Sequence[Trial]) -> bool:
         old, new = self.entries.get(event.number), event.new
-        if old is None or old.trial.status.ended or old.cancelled or new.number != len(self.entries):
+        if old is None or old.cancelled or new.number != len(self.entries):
             return False
-        self._cancel(old, Reason.EXPLOITED, out)
+        if old.trial.status.ended and old.trial.status is not Status.FAILED:
+            return False
+        if not old.trial.status.ended:  # a failed one stays failed; its place in the population is taken over
+            self._cancel(old, Reason.EXPLOITED, out)
         entry = self._enter(new, made[0] if made else None)
         for run in entry.runs:
             self.ready[run.key] = run

@@ -26,7 +26,7 @@ from sweep.pipeline.nodes import (
 )
 from sweep.pipeline.runs import run_pipeline
 from sweep.pipeline.state import State
-from sweep.pipeline.units import Unit
+from sweep.pipeline.units import Unit, has_config
 from sweep.store.writer import Durability
 
 __all__ = ["Pipeline"]
@@ -59,7 +59,7 @@ class Pipeline:
         self._done: tuple[Node, ...] = ()
         self._open: tuple[tuple[Loop, tuple[Node, ...]], ...] = ()
         self._hooks: Mapping[str, Any] = {}
-        self._cache: dict[Any, Compiled] = {}
+        self._cache: dict[Any, tuple[Compiled, tuple[Mapping[str, Any], ...]]] = {}
 
     # ------------------------------------------------------------ building
 
@@ -253,10 +253,14 @@ class Pipeline:
             loop = self._open[-1][0]
             raise ContractError(repr(self), [f"loop {loop.name!r} ({loop.where}) is not closed; add .end_loop()"])
         key = (tuple((name, repr(ann)) for name, ann in (known or {}).items()), tuple(id(one) for one in hooks))
-        if key not in self._cache:
+        found = self._cache.get(key)
+        if found is None:
             every = [*hooks, self._hooks] if self._hooks else list(hooks)
-            self._cache[key] = compile_nodes(self._done, declared=self._declared, known=known or {}, hooks=every)
-        return self._cache[key]
+            compiled = compile_nodes(self._done, declared=self._declared, known=known or {}, hooks=every)
+            found = (compiled, tuple(hooks))  # the hooks stay alive with their ids
+            if not has_config(self._done):  # a config may resolve to other values next time
+                self._cache[key] = found
+        return found[0]
 
     def _checked(
         self, known: Mapping[str, Any] | None = None, hooks: Sequence[Mapping[str, Any]] = (), *, strict: bool = False

@@ -132,4 +132,5 @@ def finished_state(opened: Opened, compiled: Compiled) -> State | None:
     entry = opened.handle.journal.get(END)
     if entry is None or entry.value is None:
         return None
-    return State(opened.handle.journal.decode(END, entry.value, payload_type_of(compiled)))
+    values = opened.handle.journal.decode(END, entry.value, payload_type_of(compiled))
+    return State({name: compiled.contracts[name].validate(value, opened.handle.path) for name, value in values.items()})

@@ -12,7 +12,7 @@ from sweep.errors import ConfigError
 from sweep.pipeline.contracts import Signature, read_signature
 from sweep.pipeline.runtime import current_activation
 
-__all__ = ["StageLike", "Unit", "make_unit"]
+__all__ = ["StageLike", "Unit", "has_config", "make_unit"]
 
 
 @final
@@ -86,7 +86,8 @@ def _configuration(scope: Configuration) -> Unit:
         if act is not None and handle is not None:
             layers = json.dumps(scope.layers_as_data(), default=repr)
             handle.journal.put(f"{act.key}!config", "config", layers)
-        return scope.resolve()
+        value = scope.resolve()  # of a schema, an instance of a frozen subclass, which no store can name
+        return value if not hasattr(value, "model_dump") else scope.result_type(**value.model_dump())
 
     signature = Signature("config", (), scope.result_type, "", False, False, True, ())
     try:
@@ -94,6 +95,13 @@ def _configuration(scope: Configuration) -> Unit:
     except ConfigError as error:
         return Unit("config", resolve, Signature("config", (), scope.result_type, "", False, False, True, (str(error),)))
     return Unit("config", resolve, signature, structure=values)
+
+
+def has_config(nodes: Sequence[Any]) -> bool:
+    """Whether a scope of configuration is among the nodes, at any depth."""
+    return any(
+        isinstance(getattr(node, "what", None), Configuration) or has_config(getattr(node, "body", ())) for node in nodes
+    )
 
 
 def _as_data(config: Any) -> Any:
