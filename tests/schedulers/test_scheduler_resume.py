@@ -60,14 +60,7 @@ def test_killed_after_any_event_it_ends_as_if_it_had_not_been(name: str) -> None
         assert again.result() == whole.result(), f"killed after {cut} events: {journal[cut - 1]}"
 
 
-_WITH_FAILURES = [name for name in _MAKERS if name != "pbt"]
-_PBT = pytest.param(
-    "pbt",
-    marks=pytest.mark.xfail(strict=True, reason="the sweep's ledger does not take an exploit of a failed member yet"),
-)
-
-
-@pytest.mark.parametrize("name", [*_WITH_FAILURES, _PBT])
+@pytest.mark.parametrize("name", list(_MAKERS))
 @pytest.mark.parametrize("seed", range(3))
 def test_with_workers_failures_and_many_kills_nothing_is_lost_or_open(name: str, seed: int) -> None:
     dice = random.Random(seed)
