@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import inspect
 from collections.abc import Callable, Mapping, Sequence
+from operator import is_
 from pathlib import Path
-from typing import Any, Literal, final
+from typing import Any, Literal, NamedTuple, final
 
 from sweep.deferred import launch
 from sweep.errors import ContractError, did_you_mean
@@ -30,6 +31,16 @@ from sweep.pipeline.units import Unit, has_config
 from sweep.store.writer import Durability
 
 __all__ = ["Pipeline"]
+
+_BUILDS = 8
+
+
+class _Build(NamedTuple):
+    """What a pipeline came to among these fields, within these global hooks."""
+
+    known: dict[str, Any]
+    hooks: tuple[Mapping[str, Any], ...]
+    compiled: Compiled
 
 
 @final
@@ -59,7 +70,7 @@ class Pipeline:
         self._done: tuple[Node, ...] = ()
         self._open: tuple[tuple[Loop, tuple[Node, ...]], ...] = ()
         self._hooks: Mapping[str, Any] = {}
-        self._cache: dict[Any, tuple[Compiled, tuple[Mapping[str, Any], ...]]] = {}
+        self._cache: list[_Build] = []
 
     # ------------------------------------------------------------ building
 
@@ -67,7 +78,7 @@ class Pipeline:
         new = Pipeline.__new__(Pipeline)
         for name in ("_declared", "_done", "_open", "_hooks"):
             setattr(new, name, changes.get(name, getattr(self, name)))
-        new._cache = {}
+        new._cache = []
         return new
 
     def stage(
@@ -159,7 +170,8 @@ class Pipeline:
         problems = [problem for problem in [name_problem("loop", name)] if problem is not None]
         if not callable(predicate):
             problems.append(f"loop {name!r}: the predicate {predicate!r} is no function")
-        if max_iterations is not None and (not isinstance(max_iterations, int) or max_iterations < 1):
+        whole = isinstance(max_iterations, int) and not isinstance(max_iterations, bool)
+        if max_iterations is not None and (not whole or max_iterations < 1):
             problems.append(f"loop {name!r}: max_iterations={max_iterations!r}, expected a whole number >= 1")
         if problems:
             raise ContractError(where, problems)
@@ -252,15 +264,16 @@ class Pipeline:
         if self._open:
             loop = self._open[-1][0]
             raise ContractError(repr(self), [f"loop {loop.name!r} ({loop.where}) is not closed; add .end_loop()"])
-        key = (tuple((name, repr(ann)) for name, ann in (known or {}).items()), tuple(id(one) for one in hooks))
-        found = self._cache.get(key)
-        if found is None:
-            every = [*hooks, self._hooks] if self._hooks else list(hooks)
-            compiled = compile_nodes(self._done, declared=self._declared, known=known or {}, hooks=every)
-            found = (compiled, tuple(hooks))  # the hooks stay alive with their ids
-            if not has_config(self._done):  # a config may resolve to other values next time
-                self._cache[key] = found
-        return found[0]
+        known = dict(known or {})
+        for built in self._cache:
+            if built.known == known and len(built.hooks) == len(hooks) and all(map(is_, built.hooks, hooks)):
+                return built.compiled
+        every = [*hooks, self._hooks] if self._hooks else list(hooks)
+        compiled = compile_nodes(self._done, declared=self._declared, known=known, hooks=every)
+        if not has_config(self._done):  # a config may resolve to other values next time
+            del self._cache[: -_BUILDS + 1]
+            self._cache.append(_Build(known, tuple(hooks), compiled))
+        return compiled
 
     def _checked(
         self, known: Mapping[str, Any] | None = None, hooks: Sequence[Mapping[str, Any]] = (), *, strict: bool = False

@@ -350,6 +350,9 @@ class _Walk:
                 elif binding.source != "default":
                     found.append(binding)
         found += self.unbound(lonely, place)
+        contexts = [binding.parameter for binding in found if binding.source == "context"]
+        if len(contexts) > 1:
+            self.problem(f"{place}: {' and '.join(map(repr, contexts))} both take the Context; keep one")
         if takes_any:
             found += [self.setting(name, value, place) for name, value in settings.items()]
         else:

@@ -23,11 +23,11 @@ from sweep.clock import current_clock
 from sweep.errors import ContractError, ContractViolation, PlacementError, StageTimeout
 from sweep.pipeline.contracts import Accepted
 from sweep.pipeline.nodes import Retry
-from sweep.pipeline.records import accept, attempts_before, cached, failed_attempt, keep_in_cache
+from sweep.pipeline.records import accept, attempts_before, cached, failed_attempt, forget_attempt, keep_in_cache
 from sweep.pipeline.runtime import Activation
 from sweep.trial import Resources
 
-__all__ = ["Call", "ask", "compose", "required"]
+__all__ = ["Call", "ask", "compose", "named", "required"]
 
 
 Call = Callable[[Activation], Awaitable[Accepted]]
@@ -96,10 +96,11 @@ def _retry(spec: Retry | int, inner: Call) -> Call:
                         error.add_note(f"stage {act.path!r}: attempt {act.attempt} of {how.retries + 1} (the last)")
                     raise
                 await failed_attempt(act, error)
-                wait = min(how.max_backoff, how.backoff * 2 ** (act.attempt - first))
+                wait = min(how.max_backoff, how.backoff * 2 ** min(act.attempt - first, 64))
                 jitter = random.Random().uniform(0.5, 1) if how.jitter else 1  # noqa: S311  # spreads load, no secret
                 act.attempt += 1
                 act.children.clear()
+                forget_attempt(act)
                 await current_clock().sleep(wait * jitter)
 
     return call
@@ -171,17 +172,18 @@ def _validate(check: Callable[..., Any], inner: Call) -> Call:
                 act.path,
                 "validate",
                 outcome.output,
-                f"a value that {_name(check)} accepts",
+                f"a value that {named(check)} accepts",
                 f"{type(error).__name__}: {error}",
             ) from error
         if verdict is not None and not verdict:
-            raise ContractViolation(act.path, "validate", outcome.output, f"a value that {_name(check)} accepts")
+            raise ContractViolation(act.path, "validate", outcome.output, f"a value that {named(check)} accepts")
         return outcome
 
     return call
 
 
-def _name(hook: Callable[..., Any]) -> str:
+def named(hook: Callable[..., Any]) -> str:
+    """Return a function's name and place, for messages."""
     code = getattr(hook, "__code__", None)
     name = getattr(hook, "__name__", repr(hook))
     return f"{name} ({code.co_filename}:{code.co_firstlineno})" if code is not None else name

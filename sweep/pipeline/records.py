@@ -17,7 +17,7 @@ from sweep.store.codec import Classes
 from sweep.store.journal import Entry, Journal
 
 __all__ = [
-    "ATTEMPTS", "UNSTORED", "accept", "attempts_before", "cached", "code_text", "commit", "failed_attempt", "keep_in_cache",
+    "ATTEMPTS", "UNSTORED", "accept", "attempts_before", "cached", "code_text", "commit",     "failed_attempt", "forget_attempt", "keep_in_cache",
     "kept", "payload_type", "restore",
 ]  # fmt: skip
 
@@ -194,6 +194,13 @@ async def failed_attempt(act: Activation, error: Exception) -> None:
     if handle is not None:
         handle.journal.put(f"{act.key}!{ATTEMPTS}", ATTEMPTS, str(act.attempt))
         await handle.commit(act.frame.root.threads)
+
+
+def forget_attempt(act: Activation) -> None:
+    """Make ready for another attempt: what the stages of a sub-pipeline have finished is theirs again."""
+    handle = act.frame.handle
+    if handle is not None and act.step.unit.nested is not None:
+        handle.journal.reload(f"{act.key}/")
 
 
 # ---------------------------------------------------------------- cache

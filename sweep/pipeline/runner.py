@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import inspect
 from collections.abc import Iterable, Mapping
+from functools import partial
 from pathlib import Path
 from typing import Any, final
 
@@ -11,8 +12,8 @@ from sweep.clock import current_clock
 from sweep.context import Context
 from sweep.errors import HookError, SweepError
 from sweep.pipeline.checker import Binding, Compiled, LoopStep, StageStep, Step
-from sweep.pipeline.contracts import Accepted
-from sweep.pipeline.hooks import ask, compose
+from sweep.pipeline.contracts import Accepted, OutputContract
+from sweep.pipeline.hooks import ask, compose, named
 from sweep.pipeline.records import accept, commit, restore
 from sweep.pipeline.runtime import ACTIVATION, Activation, Frame, Handle
 from sweep.pipeline.state import State
@@ -101,13 +102,16 @@ async def _leaf(act: Activation) -> Accepted:
     if unit.nested is not None:
         returned = await _nested(act, unit.nested)
     elif place is not None and unit.kind == "function":
-        returned = await place(act, unit.function, kwargs, step.context_name)
+        function = partial(unit.function, *args) if args else unit.function
+        returned = await place(act, function, kwargs, step.context_name)
     elif unit.signature.is_async:
         returned = await unit.function(*args, **kwargs)
     else:
         returned = await act.frame.root.threads.run(unit.function, *args, **kwargs)
     if inspect.isawaitable(returned):
         returned = await returned
+    if unit.kind == "experiment" and step.contract is not None:
+        returned = _asked_of(returned, step.contract)
     transform = step.hooks.get("transform")
     if transform is not None:
         returned = await ask(transform, act.path, returned)
@@ -117,27 +121,19 @@ async def _leaf(act: Activation) -> Accepted:
 async def _nested(act: Activation, compiled: Compiled) -> Any:
     """Run a sub-pipeline in place; return the fields its stage's contract asks for."""
     frame = act.frame
-    if frame.handle is not None:
-        inner = Frame(
-            frame.root,
-            frame.handle,
-            frame.path,
-            frame.hooks,
-            frame.owner,
-            frame.session,
-            frame.place,
-            facts=frame.facts,
-        )
-    else:
-        inner = Frame(
-            frame.root, None, act.path, frame.hooks, frame.owner, frame.session, frame.place, facts=frame.facts
-        )
+    inner = frame.below(frame.handle, frame.path if frame.handle is not None else act.path, owner=frame.owner)
     prefix = f"{act.key}/" if frame.handle is not None else ""
     state = await execute(compiled, State(act.kwargs), inner, prefix=prefix)
     contract = act.step.contract
     if contract is None:
         return None
     return {name: state[name] for name in contract.fields if name in state}
+
+
+def _asked_of(result: Any, contract: OutputContract) -> Any:
+    """Return what a contract asks of an experiment: fields of its State or its summary, else the result itself."""
+    known = {**result.state._asdict(), **result}
+    return {name: known[name] for name in contract.fields} if all(name in known for name in contract.fields) else result
 
 
 def _arguments(bindings: tuple[Binding, ...], act: Activation) -> dict[str, Any]:
@@ -207,7 +203,8 @@ async def _loop(step: LoopStep, state: State, frame: Frame, prefix: str, suffix:
             break
         if step.max_iterations is not None and index >= step.max_iterations:
             raise SweepError(
-                f"loop {step.name!r} ({step.where}): its predicate still holds after max_iterations={step.max_iterations}; "
+                f"loop {step.name!r} ({step.where}): its predicate {named(step.predicate)} still holds after "
+                f"max_iterations={step.max_iterations}; "
                 "raise the limit, or mend what should make the predicate false"
             )
         state = await _sequence(step.body, state, frame, prefix, inner)
@@ -221,7 +218,8 @@ def reached(steps: Iterable[Step], prefix: str, suffix: str, handle: Handle) -> 
     """Whether an earlier session has journaled anything of these steps."""
     for step in steps:
         if isinstance(step, StageStep):
-            if handle.journal.get(f"{prefix}{step.name}{suffix}") is not None:
+            key, nested = f"{prefix}{step.name}{suffix}", step.unit.nested
+            if handle.journal.get(key) is not None or (nested and reached(nested.steps, f"{key}/", "", handle)):
                 return True
         elif reached(step.body, prefix, f"{suffix}.0" if suffix else "#0", handle):
             return True

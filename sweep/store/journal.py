@@ -56,6 +56,12 @@ class Journal:
         """Drop a restored entry from memory, so that memory stays flat, or to have the stage run again."""
         self._entries.pop(key, None)
 
+    def reload(self, prefix: str) -> None:
+        """Read the committed entries below a key again, those of this session included."""
+        query = "SELECT key, kind, value, code, contract FROM journal WHERE run_id=? AND key>=? AND key<?"
+        rows = self.store.rows(query, (self.run_id, prefix, f"{prefix}\U0010ffff"))
+        self._entries.update({row[0]: Entry(*row[1:]) for row in rows})
+
     def encode(self, value: Any, expected: Any = None, *, place: str = "value") -> str:
         """Encode a value; its arrays are written and synced at once.
 
