@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import os
 import secrets
+import sqlite3
 import sys
 import traceback
 from collections.abc import AsyncIterator, Iterator, Mapping
@@ -16,7 +17,8 @@ from typing import Any, Literal, final
 import anyio
 
 from sweep.clock import current_clock
-from sweep.errors import ResumeRefused, RunLocked, SweepError
+from sweep.errors import ContractError, ResumeRefused, RunLocked, RunNotFound, StoreError, SweepError
+from sweep.pipeline.nodes import name_problem
 from sweep.pipeline.request import Plan, PlanLine, Planned, Request, requested
 from sweep.pipeline.runtime import Activation, Handle, Root
 from sweep.store.journal import Journal
@@ -30,6 +32,7 @@ __all__ = ["Opened", "Resume", "RunSpec", "differences", "entry_of_process", "op
 
 Resume = Literal["auto", "never", "must"]
 ENTRY_VARIABLE = "SWEEP_ENTRY"
+_AGAIN = "UPDATE run SET status=?, reason=NULL, ended=NULL, error=NULL WHERE id=?"
 
 
 @final
@@ -151,6 +154,7 @@ async def open_top(
         RunLocked: A live process owns it.
         SweepError: This is a child process, which never opens the store.
     """
+    _check_name(spec)
     if resume not in ("auto", "never", "must"):
         raise SweepError(f"resume={resume!r}: expected 'auto', 'never' or 'must'")
     from sweep.process import inside_child  # the child runner is not needed before
@@ -192,7 +196,7 @@ def _usual(store: Store, spec: RunSpec, resume: Resume) -> Opened:
     row = latest_run(store, 0, "", spec.name)
     if row is None or resume == "never":
         if row is None and resume == "must":
-            raise SweepError(f"resume='must': there is no run named {spec.name!r} in {store.path}")
+            raise RunNotFound(spec.name, str(store.path), {one.name for one in roots(store)})
         return _make(store, spec, 1 if row is None else row.number + 1)
     changed = _changed(spec, row)
     if changed:
@@ -200,10 +204,17 @@ def _usual(store: Store, spec: RunSpec, resume: Resume) -> Opened:
     if row.status is Status.COMPLETED and resume != "must":
         say(f"{spec.name!r} has finished already{_best(row)}: this is a new run, {spec.name}#{row.number + 1}")
         return _make(store, spec, row.number + 1)
-    if row.status is Status.FAILED and spec.fresh_after_failure and resume == "auto":
+    by_failures = row.status is Status.FAILED and row.result is not None  # a sweep that has come to its end
+    if by_failures and spec.fresh_after_failure and resume == "auto":
         say(f"{spec.name!r} ended by failures ({row.error}): this is a new run, {spec.name}#{row.number + 1}")
         return _make(store, spec, row.number + 1)
     return _take_over(store, spec, row)
+
+
+def _check_name(spec: RunSpec) -> None:
+    problem = name_problem(spec.level, spec.name)
+    if problem is not None:
+        raise ContractError(f"name={spec.name!r}", [problem])
 
 
 def _requested(store: Store, spec: RunSpec, request: Request) -> Opened | None:
@@ -271,8 +282,12 @@ def _plain(data: Any) -> Any:
 
 def _make(store: Store, spec: RunSpec, number: int) -> Opened:
     seed = spec.seed if spec.seed is not None else secrets.randbelow(2**31)
-    run_id = insert_run(store, number=number, **_columns(spec, seed), entry=json.dumps(entry_of_process()))
-    store.add("UPDATE run SET root_id=? WHERE id=?", (run_id, run_id))
+    try:
+        run_id = insert_run(store, number=number, **_columns(spec, seed), entry=json.dumps(entry_of_process()))
+    except StoreError as error:
+        if isinstance(error.__cause__, sqlite3.IntegrityError):
+            raise RunLocked(spec.name, "another process, which began it a moment ago") from error
+        raise
     store.own(run_id, spec.name)
     row = read_run(store, run_id)
     handle = Handle(store, run_id, run_id, row.segment, Journal(store, run_id, run_id, fresh=True), seed=seed)
@@ -298,7 +313,7 @@ def _take_over(store: Store, spec: RunSpec, row: RunRow) -> Opened:
     finished = _is_finished(spec, row)
     handle = Handle(store, row.id, row.id, row.segment, journal, True, spec.redo, row.seed or 0)
     if not finished:
-        store.add("UPDATE run SET status=?, reason=NULL, ended=NULL WHERE id=?", (Status.RUNNING.value, row.id))
+        store.add(_AGAIN, (Status.RUNNING.value, row.id))
         if spec.allow_changed:
             store.add("UPDATE run SET identity=? WHERE id=?", (json.dumps(spec.identity), row.id))
         store.commit()
@@ -319,6 +334,7 @@ async def open_child(parent: Activation, spec: RunSpec) -> AsyncIterator[Opened]
         SweepError: A sibling of the same name is running.
         ResumeRefused: The journaled run at this place is another one.
     """
+    _check_name(spec)
     handle = parent.frame.handle
     if handle is None:
         raise SweepError(f"{parent.path!r} is no durable run")
@@ -364,7 +380,10 @@ def _child(parent: Handle, stage: str, spec: RunSpec, number: int) -> Opened:
     path = f"{parent.path}/{row.place}"
     journal = Journal(store, row.id, parent.root_id, fresh=before is None)
     handle = Handle(store, row.id, parent.root_id, path, journal, before is not None, parent.redo, row.seed or 0)
-    return Opened(handle, before, before is not None and row.status is Status.COMPLETED)
+    finished = before is not None and row.status is Status.COMPLETED
+    if before is not None and not finished:
+        store.add(_AGAIN, (Status.RUNNING.value, row.id))
+    return Opened(handle, before, finished)
 
 
 def _derived_seed(seed: int, *parts: object) -> int:

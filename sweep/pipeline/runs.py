@@ -2,20 +2,24 @@
 
 from __future__ import annotations
 
-import warnings
 from collections.abc import Callable, Mapping
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
 from sweep.errors import ContractError, NotStorable, did_you_mean
+from sweep.fingerprint import structure_hash
 from sweep.pipeline.annotations import describe
-from sweep.pipeline.checker import Compiled
+from sweep.pipeline.checker import Compiled, StageStep
+from sweep.pipeline.contracts import OutputContract
 from sweep.pipeline.durable import Opened, Resume, RunSpec, open_child, open_top
 from sweep.pipeline.planning import announce, plan_of
 from sweep.pipeline.records import payload_type
 from sweep.pipeline.runner import execute
 from sweep.pipeline.runtime import Activation, Frame, Root, current_activation, open_root
 from sweep.pipeline.state import State
+from sweep.store.blobs import MemoryBlobs
+from sweep.store.codec import encode
 from sweep.store.writer import Durability
 
 __all__ = ["complete", "finished_state", "keep_state", "run_pipeline"]
@@ -60,13 +64,17 @@ async def _below(
 
 
 def _spec(name: str, compiled: Compiled, values: Mapping[str, Any]) -> RunSpec:
-    from sweep.fingerprint import structure_hash
-
-    identity = {
-        "structure": compiled.structure,
-        "inputs": {key: structure_hash(repr(one)) for key, one in values.items()},
-    }
+    identity = {"structure": compiled.structure, "inputs": {key: _identity(one) for key, one in values.items()}}
     return RunSpec(name, "pipeline", identity, dict(values))
+
+
+def _identity(value: Any) -> str:
+    """Return what a resume compares of an input: its content, or of what cannot be stored its class or name."""
+    try:
+        return structure_hash(encode(value, MemoryBlobs()))
+    except NotStorable:
+        named = value if hasattr(value, "__qualname__") else type(value)
+        return f"{named.__module__}.{named.__qualname__}"
 
 
 async def _durable(
@@ -108,23 +116,24 @@ def complete(compiled: Compiled, values: Mapping[str, Any], stage: str) -> dict[
 
 def keep_state(opened: Opened, compiled: Compiled, state: State) -> None:
     """Journal the last State, so that a finished run is read and never run again."""
-    handle = opened.handle
-    try:
-        expected = payload_type_of(compiled)
-        text = handle.journal.encode(dict(state._fields), expected, place=f"the State of {handle.path!r}")
-    except NotStorable as error:
-        warnings.warn(
-            f"{error} The run is finished, but its State cannot be read back later.", RuntimeWarning, stacklevel=2
-        )
-        return
-    handle.journal.put(END, "end", text)
+    handle, model = opened.handle, _last_model(compiled)
+    values = dict(state._fields)
+    if model is not None and model in state._models:
+        values[""] = state._models[model]
+    with suppress(NotStorable):  # the stage that gave it has said so: it runs again
+        text = handle.journal.encode(values, payload_type_of(compiled), place=f"the State of {handle.path!r}")
+        handle.journal.put(END, "end", text)
+
+
+def _last_model(compiled: Compiled) -> Any:
+    """Return the model that the last stage gives, which is the run's value."""
+    last = compiled.steps[-1] if compiled.steps else None
+    return last.contract.model if isinstance(last, StageStep) and last.contract is not None else None
 
 
 def payload_type_of(compiled: Compiled) -> Any:
-    """Return the annotation of a whole State."""
-    from sweep.pipeline.contracts import OutputContract
-
-    return payload_type(OutputContract(None, {}), compiled.contracts)
+    """Return the annotation of a whole State, with the last model under ``""``."""
+    return payload_type(OutputContract(_last_model(compiled), {}), compiled.contracts)
 
 
 def finished_state(opened: Opened, compiled: Compiled) -> State | None:
@@ -133,4 +142,6 @@ def finished_state(opened: Opened, compiled: Compiled) -> State | None:
     if entry is None or entry.value is None:
         return None
     values = opened.handle.journal.decode(END, entry.value, payload_type_of(compiled))
-    return State({name: compiled.contracts[name].validate(value, opened.handle.path) for name, value in values.items()})
+    models = {_last_model(compiled): values.pop("")} if "" in values else {}
+    fields = {name: compiled.contracts[name].validate(value, opened.handle.path) for name, value in values.items()}
+    return State(fields, models)

@@ -254,7 +254,7 @@ class Store:
         owner = json.dumps({"host": platform.node(), "pid": os.getpid(), "since": current_clock().wall()})
         try:
             with self._mutex, self._transaction() as connection:
-                connection.execute("UPDATE run SET epoch=epoch+1, owner=? WHERE id=?", (owner, root_id))
+                connection.execute("UPDATE run SET epoch=epoch+1, owner=?, root_id=id WHERE id=?", (owner, root_id))
                 found = connection.execute("SELECT epoch FROM run WHERE id=?", (root_id,)).fetchone()
                 if found is None:
                     raise RunNotFound(name, str(self.path))
@@ -340,6 +340,8 @@ def _translated(path: Path) -> Iterator[None]:
         if "malformed" in text:
             raise StoreCorrupt(f"{path}: {text}") from error
         raise StoreError(f"store {path}: {text}") from error
+    except sqlite3.IntegrityError as error:
+        raise StoreError(f"store {path}: {error}") from error
     except sqlite3.DatabaseError as error:
         raise StoreCorrupt(
             f"{path} cannot be read: {error}; if it was a store, copy it and try: sqlite3 {path} .recover"
