@@ -5,12 +5,14 @@ from __future__ import annotations
 from collections import Counter
 from typing import final
 
+from sweep.experiments.history import machine_of
 from sweep.experiments.machine import Machine
 from sweep.store.journal import Journal
+from sweep.store.runs import RunRow
 from sweep.store.writer import Store
 from sweep.trial import Trial
 
-__all__ = ["Checkpoints"]
+__all__ = ["Checkpoints", "orphans"]
 
 _BEST = 3
 
@@ -63,3 +65,21 @@ class Checkpoints:
                 del self._users[old]
                 row, _, name = old.partition(":")
                 Journal(self._store, int(row), self._root_id, fresh=True).discard(name)
+
+
+def orphans(store: Store, row: RunRow) -> list[tuple[int, str]]:
+    """Return run id and key of the stored checkpoints of a sweep that no trial would start from any more.
+
+    A crash leaves some: those saved after the last report, and those of trials that ended while it died.
+    """
+    machine = machine_of(store, row)
+    repeats = (row.data("identity") or {}).get("repeats") or 1
+    loss = machine.standing.objectives[0].loss
+    ended = [trial for trial in machine.trials if trial.status.ended]
+    ended.sort(key=lambda trial: (float("inf") if trial.score is None else loss(trial.score), trial.number))
+    best = [trial for trial in ended if machine.checkpoint(trial.number) is not None][:_BEST]
+    going_on = [trial for trial in machine.trials if not trial.status.ended]
+    found = [machine.checkpoint(trial.number, run) for trial in (*best, *going_on) for run in range(repeats)]
+    kept = {reference for _, reference in filter(None, found)}
+    query = "SELECT j.run_id, j.key FROM journal j JOIN run r ON r.id=j.run_id WHERE r.parent_id=? AND j.kind='checkpoint'"
+    return [(run_id, key) for run_id, key in store.rows(query, (row.id,)) if f"{run_id}:{key}" not in kept]

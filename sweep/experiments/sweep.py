@@ -25,11 +25,13 @@ from sweep.experiments.machine import Machine, budget_for
 from sweep.experiments.objective import Objective as Callee
 from sweep.experiments.objective import make_objective
 from sweep.experiments.planning import plan_of_sweep
+from sweep.experiments.rerun import rerun_trial
 from sweep.experiments.sweepresult import SweepResult
 from sweep.optimizers.base import Optimizer
 from sweep.pipeline.contracts import MISSING, Signature
 from sweep.pipeline.durable import Opened, Resume, RunSpec, open_child, open_top
 from sweep.pipeline.planning import announce
+from sweep.pipeline.request import Reran, requested
 from sweep.pipeline.runtime import Activation, Root, current_activation, open_root
 from sweep.pipeline.units import Unit
 from sweep.schedulers.base import Scheduler
@@ -170,7 +172,7 @@ class SweepExperiment(Experiment):
             ContractError: With all mismatches.
         """
         space, callee = self.space(), self._callee()
-        problems = callee.problems(space)
+        problems = [*callee.problems(space), *_count_problems(self)]
         for params in self.enqueue:
             try:
                 space.validate(params)
@@ -309,8 +311,14 @@ class SweepExperiment(Experiment):
         smoke: bool,
     ) -> SweepResult:
         callee, space = self._built()
-        self._executor()
+        executor, _ = self._executor()
         name = f"{self.name}-smoke" if smoke else self.name
+        request = requested()
+        if request is not None and request.trial is not None and request.name == name:
+            resources = self.resources or Resources()
+            async with open_root(owns_loop) as root:
+                found = await rerun_trial(root, request, callee, self.objectives(), executor, resources, durability)
+            raise Reran(found)
         identity = self._sweep_identity(callee, space)
         spec = RunSpec(name, self.level, identity, self.fields, seed=self.seed, fresh_after_failure=True)
         parent = current_activation()

@@ -188,7 +188,7 @@ async def open_top(
 
 def _find_or_make(store: Store, spec: RunSpec, resume: Resume) -> Opened:
     request = requested()
-    opened = None if request is None else _requested(store, spec, request)
+    opened = None if request is None or spec.level == "rerun" else _requested(store, spec, request)
     return opened if opened is not None else _usual(store, spec, resume)
 
 

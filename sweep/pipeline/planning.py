@@ -10,7 +10,7 @@ from sweep.fingerprint import Fingerprinter
 from sweep.pipeline.checker import Compiled, LoopStep, StageStep, Step
 from sweep.pipeline.durable import Opened
 from sweep.pipeline.records import ATTEMPTS, UNSTORED, code_text, kept
-from sweep.pipeline.request import Plan, Planned, PlanLine
+from sweep.pipeline.request import Plan, PlanLine, Planned
 from sweep.pipeline.runner import reached
 from sweep.pipeline.runtime import Handle
 from sweep.store.runs import RunRow, children

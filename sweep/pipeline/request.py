@@ -14,7 +14,7 @@ from typing import Any, final
 
 from sweep.errors import SweepError
 
-__all__ = ["Plan", "PlanLine", "Planned", "Request", "requested"]
+__all__ = ["Plan", "PlanLine", "Planned", "Request", "Reran", "requested"]
 
 RESUME_VARIABLE = "SWEEP_RESUME"
 
@@ -30,6 +30,8 @@ class Request:
         redo: Names of stages whose saved output is not to be used.
         allow_changed: Go on although structure or contracts have changed.
         dry_run: Only make the plan, and raise it as :class:`Planned`.
+        name: The run's name.
+        trial: Do not go on with the run: run this trial of it alone, as a new run.
 
     Example:
         >>> Request.from_text("7").run, Request.from_text(Request(7, redo=("train",)).to_text()).redo
@@ -41,6 +43,8 @@ class Request:
     redo: tuple[str, ...] = ()
     allow_changed: bool = False
     dry_run: bool = False
+    name: str = ""
+    trial: int | None = None
 
     def to_text(self) -> str:
         """Return it as the value of the environment variable."""
@@ -130,3 +134,15 @@ class Planned(BaseException):
     def __init__(self, plan: Plan) -> None:
         self.plan = plan
         super().__init__(str(plan))
+
+
+class Reran(BaseException):
+    """Raised by a sweep that was only asked to run one of its trials alone.
+
+    Attributes:
+        result: The new run's result.
+    """
+
+    def __init__(self, result: Any) -> None:
+        self.result = result
+        super().__init__(f"run {result.run_id}")

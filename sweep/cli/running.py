@@ -1,0 +1,149 @@
+"""Commands that run something: run, resume, rerun, stop, validate."""
+
+from __future__ import annotations
+
+import os
+import signal
+from pathlib import Path
+from typing import Any
+
+import click
+
+from sweep.cli.face import Face, flags
+
+__all__ = ["rerun", "resume", "run", "stop", "validate"]
+
+_LIMITS = "Trials (40), a time (15m), or limits by name (trials=40,seconds=600)."
+
+
+@click.command()
+@click.argument("target", metavar="FILE[:NAME]")
+@click.argument("values", metavar="[KEY=VALUE]...", nargs=-1)
+@click.option("--workers", type=click.IntRange(min=1), help="Trials at once.")
+@click.option("--budget", metavar="LIMIT", help=_LIMITS)
+@click.option("--seed", type=click.IntRange(min=0), help="Seed of the sweep; drawn and kept if not given.")
+@click.option("--new", is_flag=True, help="Begin a new run, even where one could go on.")
+@click.option("--smoke", is_flag=True, help="One trial, one step: does it work at all?")
+@flags
+def run(
+    face: Face, target: str, values: tuple[str, ...], workers: int | None, budget: str | None, seed: int | None, new: bool,
+    smoke: bool,
+) -> None:  # fmt: skip
+    """Run what a file defines, or go on where it stopped.
+
+    NAME is a Pipeline, an Experiment, a class of one, or a function that returns one; without it, the only one there
+    is. KEY=VALUE sets a field, a constructor argument or an input; values are literals, never evaluated.
+
+    \b
+    sweep run train.py:sweep --budget 40 --workers 4
+    sweep run pipeline.py n=10 data=%12%
+    """
+    from sweep.cli.entries import Options, run_file
+
+    run_file(face, target, values, Options(workers, budget, seed, smoke), resume="never" if new else "auto")
+
+
+@click.command()
+@click.argument("reference", metavar="RUN")
+@click.option("--dry-run", is_flag=True, help="Print the plan: what is restored, what runs again; change nothing.")
+@click.option("--redo", metavar="STAGE", multiple=True, help="Run this stage again although it has finished.")
+@click.option("--allow-changed", is_flag=True, help="Go on although structure or contracts have changed.")
+@click.option("--workers", type=click.IntRange(min=1), help="Trials at once.")
+@click.option("--budget", metavar="LIMIT", help=f"Another budget; a larger one extends a finished sweep. {_LIMITS}")
+@flags
+def resume(
+    face: Face, reference: str, dry_run: bool, redo: tuple[str, ...], allow_changed: bool, workers: int | None,
+    budget: str | None,
+) -> None:  # fmt: skip
+    """Go on with a run where it stopped.
+
+    The file it came from is imported, or its script executed again; what is finished is restored, never repeated.
+    """
+    from sweep.cli.entries import resume_run
+
+    resume_run(face, reference, dry_run=dry_run, redo=redo, allow_changed=allow_changed, workers=workers, budget=budget)
+
+
+@click.command()
+@click.argument("reference", metavar="RUN/trial[N]")
+@flags
+def rerun(face: Face, reference: str) -> None:
+    """Run one trial again, alone, as a new run.
+
+    With its parameters and its seed, and with the code as it is now; no scheduler cuts it short.
+    """
+    from sweep.cli.entries import rerun_trial
+
+    rerun_trial(face, reference)
+
+
+@click.command()
+@click.argument("reference", metavar="RUN[/trial[N]]")
+@flags
+def stop(face: Face, reference: str) -> None:
+    """Stop a live run, or one trial, in good order."""
+    from sweep.store.runs import find_run, path_of
+
+    with face.open(write=True) as store:
+        row = find_run(store, reference)
+        path = path_of(store, row)
+        if not store.is_live(row.root_id):
+            face.say(f"{path} is not running: {_standing(row)}")
+            face.show({"run_id": row.id, "path": path, "requested": False}, "")
+            return
+        how = _ask(store, row)
+    face.say(f"asked {path} to stop ({how})")
+    face.show({"run_id": row.id, "path": path, "requested": True}, "")
+
+
+def _standing(row: Any) -> str:
+    from sweep.trial import Status
+
+    status = Status.INTERRUPTED if row.status is Status.RUNNING else row.status
+    return f"it is {status}" + ("" if status.ended else f"; go on with it: sweep resume {row.root_id}")
+
+
+def _ask(store: Any, row: Any) -> str:
+    """Write the request for a sweep or a trial; end the owner of any other run by SIGTERM."""
+    from sweep.errors import SweepError
+    from sweep.store.runs import TRIAL, read_run
+
+    is_trial = row.level == TRIAL
+    if is_trial or row.level == "sweep":
+        where, value = (row.parent_id, str(row.number)) if is_trial else (row.id, "")
+        query = "INSERT OR REPLACE INTO tag(run_id, name, value) VALUES (?,?,?)"
+        store.add(query, (where, f"request:stop:{value or 'all'}", value))
+        store.commit()
+        return "it looks for requests once a second"
+    root = read_run(store, row.root_id)
+    owner, entry = root.data("owner") or {}, root.data("entry") or {}
+    if entry.get("kind") == "notebook":
+        raise SweepError(f"{root.segment} runs in a notebook: interrupt its cell")
+    if owner.get("host") != os.uname().nodename:
+        raise SweepError(f"{root.segment} is owned by {store.owner(root.id)}: stop it there")
+    os.kill(int(owner["pid"]), signal.SIGTERM)
+    return f"SIGTERM to {store.owner(root.id)}"
+
+
+@click.command()
+@click.argument("target", metavar="FILE[:NAME]")
+@click.argument("values", metavar="[KEY=VALUE]...", nargs=-1)
+@click.option("--strict", is_flag=True, help="What cannot be proved is an error, too.")
+@flags
+def validate(face: Face, target: str, values: tuple[str, ...], strict: bool) -> None:
+    """Check that it fits together; nothing runs."""
+    from sweep.cli.targets import find_targets, load_target, module_of, split
+
+    file, name = split(target)
+    names = [name] if name else list(find_targets(module_of(file)))
+    found = {one: load_target(f"{file}:{one}", values) for one in names} or {"": load_target(target, values)}
+    lines: list[str] = []
+    for one, loaded in found.items():
+        loaded.what.check(strict=strict)
+        lines.append(f"{Path(loaded.file).name}:{one} fits together ({loaded.kind})")
+        pipeline = loaded.what if loaded.kind == "pipeline" else None
+        if pipeline is not None:
+            lines += [f"  {line}" for line in pipeline.plan().splitlines()]
+    face.show({"valid": True, "targets": {one: loaded.kind for one, loaded in found.items()}}, "\n".join(lines))
+
+

@@ -1,0 +1,145 @@
+"""Commands around the store and the config: gc, config why."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+import click
+
+from sweep.cli.face import Face, flags
+from sweep.errors import ConfigError
+
+if TYPE_CHECKING:
+    from sweep.store.writer import Store
+
+__all__ = ["config", "gc"]
+
+
+@click.command()
+@click.option("--dry-run", is_flag=True, help="Only say what would go.")
+@click.option("--runs", "older", metavar="AGE", help="Also delete runs that ended more than AGE ago (30d, 12h).")
+@flags
+def gc(face: Face, dry_run: bool, older: str | None) -> None:
+    """Remove what nobody needs any more.
+
+    That is: checkpoints no trial would start from, blobs nobody refers to, files of deleted runs; with --runs also old
+    runs. Live runs are left alone.
+    """
+    from sweep.cli.budgets import read_span
+    from sweep.store.collect import collect_blobs, collect_files, delete_runs, finished_before
+
+    span = None if older is None else read_span(older)
+    with face.open(write=not dry_run) as store:
+        from sweep.clock import current_clock
+
+        old = [] if span is None else finished_before(store, current_clock().wall() - span)
+        if not dry_run:
+            delete_runs(store, old)
+        checkpoints = _checkpoints(store, dry_run)
+        blobs, files = collect_blobs(store, dry_run=dry_run), collect_files(store, dry_run=dry_run)
+    size = blobs.size + files.size
+    word = "would go" if dry_run else "gone"
+    lines = [f"{word}: {len(old)} runs" + (f" ({', '.join(row.segment for row in old)})" if old else "")] if older else []
+    lines.append(f"{word}: {checkpoints} checkpoints, {blobs.count} blobs, files of {files.count} runs; {_bytes(size)}")
+    data = {
+        "dry_run": dry_run, "runs": [row.id for row in old], "checkpoints": checkpoints, "blobs": blobs.count,
+        "files": files.count, "bytes": size,
+    }  # fmt: skip
+    face.show(data, "\n".join(lines))
+
+
+def _checkpoints(store: Store, dry_run: bool) -> int:
+    """Drop checkpoints that no trial of a sweep will start from, of sweeps that nobody works on."""
+    from sweep.experiments.checkpoints import orphans
+    from sweep.store.journal import Journal
+    from sweep.store.runs import descendants, roots
+
+    found = 0
+    for root in roots(store):
+        if store.is_live(root.id):
+            continue
+        for _, row in descendants(store, root):
+            if row.level != "sweep":
+                continue
+            for run_id, key in orphans(store, row):
+                found += 1
+                if not dry_run:
+                    Journal(store, run_id, root.id, fresh=True).discard(key)
+    if not dry_run:
+        store.commit()
+    return found
+
+
+def _bytes(size: float) -> str:
+    for unit in ("bytes", "kB", "MB", "GB"):
+        if size < 1000 or unit == "GB":
+            return f"{size:.0f} {unit}" if unit == "bytes" else f"{size:.1f} {unit}"
+        size /= 1000
+    return ""
+
+
+@click.group()
+def config() -> None:
+    """Ask about configuration."""
+
+
+@config.command()
+@click.argument("key", metavar="KEY")
+@click.argument("target", metavar="FILE[:NAME]|RUN")
+@click.argument("values", metavar="[KEY=VALUE]...", nargs=-1)
+@flags
+def why(face: Face, key: str, target: str, values: tuple[str, ...]) -> None:
+    """Say why KEY has its value, layer by layer.
+
+    FILE[:NAME] names a Scope or MultiScope of a file; of a RUN, the fields it was given are shown.
+    """
+    from sweep.config.layers import explain
+
+    if ".py" not in target:
+        _why_of_run(face, key, target, values)
+        return
+    scope = _scope(target)
+    scope.parse(list(values))
+    steps = scope.why(key)
+    data = [{"key": s.key, "kind": s.kind, "source": s.source, "value": s.value, "applied": s.applied} for s in steps]
+    face.show({"key": key, "layers": data}, lambda: explain(key, scope))
+
+
+def _why_of_run(face: Face, key: str, reference: str, values: tuple[str, ...]) -> None:
+    from sweep.errors import UnknownName
+    from sweep.store.runs import find_run, path_of
+
+    if values:
+        raise ConfigError("key=value goes with FILE[:NAME]; a run has its values already")
+    with face.open() as store:
+        row = find_run(store, reference)
+        path = path_of(store, row)
+    params = row.data("params") or {}
+    if key not in params:
+        raise UnknownName("key", key, params, f"fields and inputs of {path}")
+    entry = row.data("entry") or {}
+    typed = [word for word in entry.get("args", []) if word.startswith(f"{key}=")]
+    place = f"command line: {typed[-1]}" if typed else f"{row.level} {path}"
+    face.show({"key": key, "value": params[key], "source": place}, f"{key} = {params[key]!r}\n  {place}")
+
+
+def _scope(target: str) -> Any:
+    """Return the Scope or MultiScope meant by ``FILE[:NAME]``."""
+    from sweep.cli.faults import NotThere
+    from sweep.cli.targets import module_of, split
+    from sweep.config import MultiScope, Scope
+    from sweep.errors import did_you_mean
+
+    file, name = split(target)
+    module = module_of(file)
+    scopes = {key: value for key, value in vars(module).items() if isinstance(value, Scope | MultiScope)}
+    if name in scopes:
+        return scopes[name]
+    if name:
+        there = did_you_mean(name, scopes) or f"; scopes: {', '.join(scopes) or 'none'}"
+        raise NotThere(f"{file.name} has no scope {name!r}{there}")
+    several: list[Scope | MultiScope] = [value for value in scopes.values() if isinstance(value, MultiScope)]
+    several = several or list(scopes.values())
+    if len(several) != 1:
+        raise ConfigError(f"{file.name} has {len(several)} scopes; name one: {file.name}:{'|'.join(scopes) or 'NAME'}")
+    return several[0]

@@ -1,0 +1,103 @@
+"""One trial of a finished or unfinished sweep, alone, with its parameters and seed, as a new run."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from sweep.errors import RunNotFound
+from sweep.executors.base import Executor, Task
+from sweep.experiments.ledger import seed_of
+from sweep.experiments.objective import FunctionObjective, Objective, number_of
+from sweep.experiments.result import RunResult
+from sweep.experiments.standing import values_of
+from sweep.pipeline.durable import Opened, RunSpec, open_top
+from sweep.pipeline.request import Request
+from sweep.pipeline.runner import StageSession
+from sweep.pipeline.runtime import Activation, Frame, Root
+from sweep.store.runs import TRIAL, RunRow, children, read_run
+from sweep.store.writer import Durability, Store
+from sweep.trial import Objective as Goal
+from sweep.trial import Resources
+
+__all__ = ["rerun_trial"]
+
+
+async def rerun_trial(
+    root: Root,
+    request: Request,
+    callee: Objective,
+    goals: tuple[Goal, ...],
+    executor: Executor,
+    resources: Resources,
+    durability: Durability,
+) -> RunResult:
+    """Run the objective once with a stored trial's parameters and seed; no scheduler cuts it short.
+
+    Args:
+        root: What the tree shares.
+        request: Names store, sweep and trial.
+        callee: The objective as the code is now.
+        goals: What its score is.
+        executor: Where a leaf function runs.
+        resources: What it occupies.
+        durability: Of the new run.
+
+    Returns:
+        The new run, with its score as ``value``.
+
+    Raises:
+        RunNotFound: The sweep has no such trial.
+    """
+    number = request.trial or 0
+    with Store(request.store, create=False, readonly=True) as store:
+        sweep = read_run(store, request.run)
+        trial = _trial(store, sweep, number)
+    params, seed = dict(trial.data("params")), seed_of(sweep.seed or 0, number, 0)
+    identity = {"objective": callee.identity(), "params": params, "trial": f"{sweep.segment}/{trial.segment}"}
+    spec = RunSpec(f"{sweep.segment}-trial{number}", "rerun", identity, params, seed=seed)
+    async with open_top(root, spec, Path(request.store), "never", durability) as opened:
+        value = await _call(root, opened, callee, executor, resources, params, number)
+        opened.handle.store.commit()
+        return _result(opened, goals, value)
+
+
+def _trial(store: Store, sweep: RunRow, number: int) -> RunRow:
+    found = [row for row in children(store, sweep.id) if row.level == TRIAL]
+    for row in found:
+        if row.number == number:
+            return row
+    raise RunNotFound(f"{sweep.segment}/trial[{number}]", str(store.path), [f"{sweep.segment}/{row.segment}" for row in found])
+
+
+async def _call(
+    root: Root, opened: Opened, callee: Objective, executor: Executor, resources: Resources, params: Mapping[str, Any], number: int
+) -> Any:
+    handle = opened.handle
+    facts = {"run_id": handle.run_id, "path": handle.path, "trial": number, "attempt": 1, "step": 0, "seed": handle.seed}
+    act = Activation(Frame(root, handle, handle.path, facts=facts), None, "", None)
+    session = StageSession(act, handle)
+    act.frame.session = session
+    if not isinstance(callee, FunctionObjective):
+        return await callee.orchestrate(params, act)
+    directory = handle.store.run_directory(handle.run_id)
+    function = callee.callable
+    task = Task(function, callee.kwargs(params), callee.context_name, resources, facts, directory, directory)
+    async with executor.open(callee.functions()):
+        return await executor.run(task, session)
+
+
+def _result(opened: Opened, goals: tuple[Goal, ...], value: Any) -> RunResult:
+    """Keep the score with the run, and return what it came to."""
+    handle = opened.handle
+    query = "SELECT name, value, step FROM metric WHERE run_id=? ORDER BY id"
+    rows = handle.store.rows(query, (handle.run_id,))
+    metrics = {name: one for name, one, _ in rows if one is not None}
+    number = number_of(value)
+    score = values_of(goals, value if number is None else number, metrics)[0]
+    step = max((step for _, _, step in rows if step is not None), default=0)
+    change = "UPDATE run SET score=?, step=?, result=? WHERE id=?"
+    handle.store.add(change, (score, step, json.dumps(metrics), handle.run_id))
+    return RunResult(run_id=handle.run_id, name=handle.path, path=handle.path, value=score)
