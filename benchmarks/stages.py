@@ -1,0 +1,214 @@
+"""What a stage of a pipeline costs, beside a bare await, a bare commit and other engines."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import sqlite3
+import tracemalloc
+from itertools import pairwise
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+from measure import Cost, Row, Watch, have, repeated, times
+
+from sweep import Pipeline, State
+
+STAGES, DBOS_STEPS = 200, 40
+
+
+async def step(x: int) -> int:
+    return x + 1
+
+
+def chain(watch: Watch, found: list[Cost], **hooks: Any) -> Pipeline:
+    """A pipeline of ``STAGES`` stages between two marks, so that its build is not measured."""
+
+    async def begin() -> None:
+        watch.start()
+
+    async def end() -> None:
+        found.append(watch.read())
+
+    pipeline = Pipeline(x=int).stage("begin", begin, checkpoint=False)
+    for number in range(STAGES):
+        pipeline = pipeline.stage(f"step{number}", step).through(x=int, **hooks)
+    return pipeline.stage("end", end, checkpoint=False)
+
+
+def stage_cost(place: Path | None, rounds: int, **hooks: Any) -> Cost:
+    """Return the cost of one stage, kept in a store or not."""
+    watch, found = Watch(), []
+    pipeline = chain(watch, found, **hooks)
+    for number in range(rounds):
+        if place is None:
+            pipeline.run(x=0)
+        else:
+            pipeline.run(x=0, name=f"chain{number}", store=place / "stages.db")
+    return repeated(iter(found).__next__, rounds) / STAGES
+
+
+def bare_await(rounds: int, timeout: float | None = None) -> Cost:
+    """Return the cost of awaiting the function, in ``asyncio.timeout`` where there is a timeout."""
+
+    async def main() -> Cost:
+        watch, x = Watch(), 0
+        for _ in range(STAGES):
+            if timeout is None:
+                x = await step(x)
+            else:
+                async with asyncio.timeout(timeout):
+                    x = await step(x)
+        return watch.read()
+
+    return repeated(lambda: asyncio.run(main()), rounds) / STAGES
+
+
+def bare_commit(place: Path, rounds: int) -> Cost:
+    """Return the cost of one insert in a transaction of its own: WAL, synchronous NORMAL."""
+    connection = sqlite3.connect(place / "bare.db", isolation_level=None)
+    connection.execute("PRAGMA journal_mode=WAL")
+    connection.execute("PRAGMA synchronous=NORMAL")
+    connection.execute("CREATE TABLE journal(run INTEGER, key TEXT, value TEXT, PRIMARY KEY (run, key)) WITHOUT ROWID")
+
+    def once(first: int) -> Cost:
+        watch = Watch()
+        for number in range(STAGES):
+            connection.execute("BEGIN IMMEDIATE")
+            connection.execute("INSERT INTO journal VALUES (?,?,?)", (first, f"step{number}", '{"x":1}'))
+            connection.execute("COMMIT")
+        return watch.read()
+
+    runs = iter(range(rounds))
+    found = repeated(lambda: once(next(runs)), rounds) / STAGES
+    connection.close()
+    return found
+
+
+def graph_step(rounds: int) -> Cost | None:
+    """Return what pydantic-graph takes for one node, nothing kept."""
+    if not have("pydantic_graph"):
+        return None
+    from pydantic_graph import GraphBuilder, StepContext
+
+    async def node(ctx: StepContext[None, None, int]) -> int:
+        return await step(ctx.inputs)
+
+    builder = GraphBuilder(input_type=int, output_type=int)
+    nodes = [builder.start_node, *(builder.step(node, node_id=f"step{number}") for number in range(STAGES)), builder.end_node]
+    builder.add(*(builder.edge_from(one).to(other) for one, other in pairwise(nodes)))
+    graph = builder.build()
+
+    async def main() -> Cost:
+        watch = Watch()
+        await graph.run(inputs=0)
+        return watch.read()
+
+    return repeated(lambda: asyncio.run(main()), rounds) / STAGES
+
+
+def dbos_step(place: Path, rounds: int) -> Cost | None:
+    """Return what DBOS on SQLite takes for one step of a workflow."""
+    if not have("dbos"):
+        return None
+    from dbos import DBOS
+
+    url = f"sqlite:///{place / 'dbos.db'}"
+    DBOS(config={"name": "bench", "system_database_url": url, "run_admin_server": False, "log_level": "ERROR"})
+    kept = DBOS.step()(step)
+
+    @DBOS.workflow()
+    async def chained() -> list[float]:
+        watch, x = Watch(), 0
+        for _ in range(DBOS_STEPS):
+            x = await kept(x)
+        return list(watch.read())
+
+    async def main() -> list[Cost]:
+        return [Cost(*await chained()) for _ in range(rounds)]
+
+    with contextlib.redirect_stdout(None):
+        DBOS.launch()
+        found = asyncio.run(main())
+        DBOS.destroy()
+    return repeated(iter(found).__next__, rounds) / DBOS_STEPS
+
+
+def counting(count: int, seen: Callable[[int], None] = lambda x: None) -> Pipeline:
+    """A loop of ``count`` kept stages; ``seen`` is told where it stands."""
+
+    def goes_on(state: State) -> bool:
+        seen(state.x)
+        return bool(state.x < count)
+
+    return Pipeline(x=int).loop_while(goes_on).stage("step", step).through(x=int).end_loop()
+
+
+def memory_row(place: Path, quick: bool) -> Row:
+    """Return how the peak of memory grows with the number of stages run."""
+    few, many = (100, 1_000) if quick else (1_000, 10_000)
+
+    def peak(count: int) -> int:
+        pipeline = counting(count, lambda x: tracemalloc.reset_peak() if x == 10 else None)
+        tracemalloc.start()
+        pipeline.run(x=0, name=f"memory{count}", store=place / "memory.db")
+        found = tracemalloc.get_traced_memory()[1]
+        tracemalloc.stop()
+        return found
+
+    peak(20)  # what the first run imports
+    low, high = peak(few), peak(many)
+    grown = (high - low) / (many - few)
+    figure = f"memory of a loop of {few:,} and of {many:,} kept stages, at its peak"
+    return Row(figure, f"{low / 1024:.0f} KiB, {high / 1024:.0f} KiB", f"{grown:.1f} bytes per stage more", "flat", grown < 8)
+
+
+def resume_row(place: Path, quick: bool) -> Row:
+    """Return how long a run with many entries takes to come back to the stage that failed."""
+    count = 2_000 if quick else 100_000
+    watch, found, broken = Watch(), [], [True]
+
+    async def last(x: int) -> None:
+        if broken[0]:
+            raise RuntimeError("the crash")
+        found.append(watch.read())
+
+    pipeline = counting(count).stage("last", last)
+
+    def run() -> None:
+        pipeline.run(x=0, name="long", store=place / "long.db")
+
+    with contextlib.suppress(RuntimeError):
+        run()
+    for _ in range(2):
+        with contextlib.suppress(RuntimeError):
+            run()
+    broken[0] = False
+    watch.start()
+    run()
+    cost = found[0]
+    return Row(f"resume of a run with {count:,} entries", cost.text("s"), f"{cost.wall / count * 1e6:.3g} us an entry", "< 1 s", cost.wall < 1)
+
+
+def rows(place: Path, quick: bool) -> list[Row]:
+    """Return the rows about stages."""
+    rounds = 3 if quick else 30
+    awaited, limited, commit = bare_await(rounds), bare_await(rounds, 60), bare_commit(place, rounds)
+    plain, timed = stage_cost(None, rounds), stage_cost(None, rounds, timeout=60)
+    kept = stage_cost(place, rounds)
+    over, over_timed, over_kept = plain.less(awaited), timed.less(awaited), kept.less(commit)
+    beside = [f"bare await {awaited.text()}"]
+    graph, dbos = graph_step(rounds), dbos_step(place, max(2, rounds // 6))
+    if graph is not None:
+        beside.append(f"pydantic-graph {graph.text()}: {times(plain, graph)}")
+    beside_kept = [f"bare WAL commit {commit.text()}"]
+    if dbos is not None:
+        beside_kept.append(f"DBOS {dbos.text()}: {times(kept, dbos)}")
+    return [
+        Row("plain async stage with a contract, over a bare await", over.text(), "; ".join(beside), "<= 20 us", over.wall <= 20e-6),
+        Row("the same with timeout=60", over_timed.text(), f"asyncio.timeout {limited.text()}", "<= 40 us", over_timed.wall <= 40e-6),
+        Row("checkpointed stage, over one commit", over_kept.text(), "; ".join(beside_kept), "<= 40 us", over_kept.wall <= 40e-6),
+        memory_row(place, quick),
+        resume_row(place, quick),
+    ]

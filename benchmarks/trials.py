@@ -1,0 +1,252 @@
+"""What a trial, a report and a resume of a sweep cost, beside Optuna and a bare asyncio loop."""
+
+from __future__ import annotations
+
+import asyncio
+import math
+import sqlite3
+import warnings
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import anyio
+from measure import Cost, Row, Watch, cost_of, have, least, repeated, times
+
+from sweep import Context, Experiment, Pipeline, SweepExperiment, Trial, Uniform
+from sweep.optimizers import OptunaOptimizer, RandomOptimizer
+from sweep.schedulers import ASHAScheduler
+from sweep.trial import Decision, Objective, Report
+
+SPACE = {"x": Uniform(-1.0, 1.0)}
+
+
+def square(x: float) -> float:
+    return x * x
+
+
+async def awaited_square(x: float) -> float:
+    return x * x
+
+
+def trivial(place: Path, name: str, objective: Any = square) -> SweepExperiment:
+    return SweepExperiment(objective, SPACE, optimizer=RandomOptimizer(), name=name, store=place / f"{name}.db", seed=0)
+
+
+def trial_cost(place: Path, count: int, rounds: int, objective: Any = square) -> tuple[Cost, int]:
+    """Return the cost of one trial of a sweep of ``count``, start and end included, and the bytes of its store."""
+    label = getattr(objective, "__name__", "")
+    names = iter(f"{label}{count}-{number}" for number in range(rounds))
+    found = repeated(lambda: cost_of(lambda: trivial(place, next(names), objective).run(count)), rounds)
+    return found / count, (place / f"{label}{count}-0.db").stat().st_size
+
+
+def optuna_cost(storage: Callable[[], Any], count: int, rounds: int) -> Cost:
+    """Return the cost of one trial of Optuna with its random sampler."""
+    import optuna
+
+    optuna.logging.set_verbosity(optuna.logging.ERROR)
+
+    def once() -> Cost:
+        study = optuna.create_study(storage=storage(), sampler=optuna.samplers.RandomSampler(seed=0))
+        return cost_of(lambda: study.optimize(lambda trial: square(trial.suggest_float("x", -1, 1)), n_trials=count))
+
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        return repeated(once, rounds) / count
+
+
+def trial_rows(place: Path, quick: bool) -> list[Row]:
+    """Return the rows about trivial trials: each speed, its growth, its size."""
+    few, many, rounds = (100, 400, 2) if quick else (1_000, 10_000, 5)
+    small, small_bytes = trial_cost(place, few, rounds)
+    large, large_bytes = trial_cost(place, many, 1 if quick else 2)
+    awaited, _ = trial_cost(place, few, rounds, awaited_square)
+    size = (large_bytes - small_bytes) / (many - few)
+    ratio = large.cpu / small.cpu
+    found = [
+        Row(f"persisted trial, {few:,} trials, sync objective", small.text(), f"{1 / small.wall:,.0f} trials/s", "CPU <= 150 us", small.cpu <= 150e-6),
+        Row(f"persisted trial, {many:,} trials, sync objective", large.text(), f"{ratio:.2f}x the CPU at {few:,}", "flat, CPU <= 150 us", ratio < 1.15 and large.cpu <= 150e-6),
+        Row(f"persisted trial, {few:,} trials, async objective", awaited.text()),
+        Row("bytes of the store per trivial trial", f"{size:.0f}", "", "<= 300", size <= 300),
+    ]
+    if have("optuna"):
+        found += optuna_rows(place, quick, large)
+    return found
+
+
+def optuna_rows(place: Path, quick: bool, ours: Cost) -> list[Row]:
+    """Return the rows beside Optuna; fewer trials there, which is in its favour: a trial costs more as they add up."""
+    from optuna.storages import JournalStorage
+    from optuna.storages.journal import JournalFileBackend
+
+    names = iter(str(place / f"optuna{number}") for number in range(100))
+    count, rounds = (10, 1) if quick else (100, 2)
+    sqlite = optuna_cost(lambda: f"sqlite:///{next(names)}.db", count, rounds)
+    journal = optuna_cost(lambda: JournalStorage(JournalFileBackend(next(names))), count * 5, rounds)
+    return [
+        Row("the same beside Optuna on SQLite", ours.text(), f"{sqlite.text()}: {times(ours, sqlite)}", ">= 40x", sqlite.wall >= 40 * ours.wall),
+        Row("the same beside Optuna's JournalStorage", ours.text(), f"{journal.text()}: {times(ours, journal)}", ">= 4x", journal.wall >= 4 * ours.wall),
+    ]
+
+
+def nested_row(place: Path, quick: bool) -> Row:
+    """Return what a trial costs in a sweep inside a stage of an experiment, beside one in a sweep by itself."""
+    count = 100 if quick else 1_000
+    rounds = 1 if quick else 4
+
+    class Outer(Experiment):
+        def pipeline(self) -> Pipeline:
+            return Pipeline().stage("search", self.search).through(best=float)
+
+        async def search(self) -> float:
+            inner = SweepExperiment(square, SPACE, optimizer=RandomOptimizer(), name="inner", seed=0)
+            return float((await inner.run(count)).best_score)
+
+    def once(number: int) -> tuple[Cost, Cost]:
+        flat = cost_of(lambda: trivial(place, f"flat{number}").run(count))
+        return flat, cost_of(lambda: Outer(name="outer", store=place / f"outer{number}.db").run())
+
+    pairs = [once(number) for number in range(rounds)]
+    flat, nested = least(pair[0] for pair in pairs) / count, least(pair[1] for pair in pairs) / count
+    ratio = nested.cpu / flat.cpu
+    return Row("trial of a nested sweep", nested.text(), f"flat {flat.text()}: CPU {ratio:.2f}x", "+-20%", ratio <= 1.2)
+
+
+def report_row(place: Path, quick: bool) -> Row:
+    """Return how many reports a second an inline ASHA sweep takes and keeps."""
+    count, epochs = (20, 50) if quick else (200, 500)
+
+    def curve(x: float, ctx: Context) -> None:
+        for epoch in range(ctx.step + 1, epochs + 1):
+            ctx.report(epoch, loss=x * x + 1 / epoch)
+
+    def once(number: int) -> tuple[Cost, int]:
+        scheduler = ASHAScheduler(max_epochs=epochs, grace_period=20, rule="stopping")
+        sweep = SweepExperiment(
+            curve, SPACE, optimizer=RandomOptimizer(), scheduler=scheduler, name="reports", metric="loss",
+            store=place / f"reports{number}.db", seed=0,
+        )  # fmt: skip
+        cost = cost_of(lambda: sweep.run(count))
+        with sqlite3.connect(place / f"reports{number}.db") as connection:
+            return cost, connection.execute("SELECT count(*) FROM metric").fetchone()[0]
+
+    found = [once(number) for number in range(1 if quick else 4)]
+    reports = found[0][1]
+    cost = least(one[0] for one in found) / reports
+    figure = f"persisted report, ASHA inline ({count} trials, {reports:,} reports)"
+    return Row(figure, cost.text(), f"{1 / cost.wall:,.0f} reports/s", ">= 10,000/s", cost.wall <= 1e-4)
+
+
+def decision_row(quick: bool) -> Row:
+    """Return what ASHA takes for a decision when it knows many trials."""
+    count = 500 if quick else 10_000
+    scheduler = ASHAScheduler(max_epochs=81)
+    scheduler.setup(None, (Objective("loss"),), 0)
+    calls, watch = 0, Watch()
+    for number in range(count):
+        if number == count * 9 // 10:
+            calls = 0
+            watch.start()
+        trial: Trial | None = Trial({"x": 0.0}, number=number)
+        scheduler.on_add(trial)
+        while trial is not None:
+            step = scheduler.next_decision(trial)
+            if step is None:
+                break
+            loss = math.sin(trial.number * 12.9898) + 1 / step
+            trial.step = step
+            trial.history.append(Report(step, {"loss": loss}))
+            decision = scheduler.on_report(trial, step, {"loss": loss})
+            scheduler.on_end(trial) if decision is not Decision.CONTINUE else None
+            calls += 1
+            trial = scheduler.next_trial()
+    cost = watch.read() / calls
+    return Row(f"decision of ASHA at {count:,} trials (report, end, next)", cost.text(), "", "<= 20 us", cost.wall <= 20e-6)
+
+
+def waiting_row(place: Path, quick: bool) -> Row:
+    """Return how long async trials that only wait take on 8 workers, beside a bare loop."""
+    workers, count, seconds = 8, 40 if quick else 400, 0.01 if quick else 0.05
+
+    async def wait(x: float) -> float:
+        await anyio.sleep(seconds)
+        return x
+
+    async def bare() -> None:
+        queue = iter(range(count))
+
+        async def worker() -> None:
+            for number in queue:
+                await wait(float(number))
+
+        async with asyncio.TaskGroup() as tasks:
+            for _ in range(workers):
+                tasks.create_task(worker())
+
+    def ours() -> Cost:
+        sweep = SweepExperiment(
+            wait, SPACE, optimizer=RandomOptimizer(), workers=workers, name="waiting", store=place / "waiting.db", seed=0
+        )
+        return cost_of(lambda: sweep.run(count, resume="never"))
+
+    ideal = count * seconds / workers
+    found, floor = repeated(ours, 2), cost_of(lambda: asyncio.run(bare()))
+    ratio = found.wall / ideal
+    figure = f"{workers} workers x {count} async trials of {seconds * 1e3:.0f} ms"
+    beside = f"bare asyncio loop {floor.text('s')}; ideal {ideal:.3g} s"
+    return Row(figure, f"{found.text('s')}: {ratio:.3f}x ideal", beside, "<= 1.1x ideal", ratio <= 1.1)
+
+
+def resume_rows(place: Path, quick: bool) -> list[Row]:
+    """Return how long a large sweep takes from ``run()`` to the first new call of its objective."""
+    count = 300 if quick else 10_000
+    kinds: list[tuple[str, Callable[[], Any]]] = [("Random", RandomOptimizer)]
+    if have("optuna"):
+        kinds.append(("TPE", OptunaOptimizer))
+    found = []
+    for label, make in kinds:
+        watch, seen = Watch(), []
+
+        def timed(x: float, watch: Watch = watch, seen: list[Cost] = seen) -> float:
+            seen.append(watch.read())
+            return x * x
+
+        store = place / f"resume-{label}.db"
+
+        def sweep(optimizer: Any, at: Path = store, objective: Any = timed) -> SweepExperiment:
+            return SweepExperiment(objective, SPACE, optimizer=optimizer, name="resume", store=at, seed=0)
+
+        sweep(RandomOptimizer()).run(count)
+        if label != "Random":  # 10,000 suggestions of a model would take hours: the history is Random's
+            other = place / "identity.db"
+            sweep(make(), other).run(1)
+            adopt_identity(store, other)
+        for number in range(1, 4):
+            again, size = sweep(make()), len(seen)
+            watch.start()
+            again.run(count + number, resume="must")
+            del seen[size + 1 :]
+        cost = least(seen[-3:])
+        figure = f"resume of {count:,} trials until the first new one, {label}"
+        found.append(Row(figure, cost.text("s"), "", "<= 0.5 s", cost.wall <= 0.5))
+    return found
+
+
+def adopt_identity(store: Path, other: Path) -> None:
+    """Let the run in ``store`` pass for one with the optimizer of the run in ``other``."""
+    with sqlite3.connect(other) as source, sqlite3.connect(store) as target:
+        (identity,) = source.execute("SELECT identity FROM run WHERE level='sweep'").fetchone()
+        target.execute("UPDATE run SET identity=? WHERE level='sweep'", (identity,))
+
+
+def rows(place: Path, quick: bool) -> list[Row]:
+    """Return the rows about sweeps."""
+    return [
+        *trial_rows(place, quick),
+        nested_row(place, quick),
+        report_row(place, quick),
+        decision_row(quick),
+        waiting_row(place, quick),
+        *resume_rows(place, quick),
+    ]
