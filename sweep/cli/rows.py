@@ -82,8 +82,9 @@ def _how(status: Status, facts: Mapping[str, Any]) -> str:
     if facts["parent"] is not None:
         donor = "" if facts["start_from"] is None else f" with the checkpoint of trial[{facts['start_from']}]"
         words.append(f"in the place of trial[{facts['parent']}]{donor}")
-    if facts["attempts"] > 1:
-        words.append(f"{facts['attempts']} attempts")
+    tries = facts["attempts"] - facts["promotions"]
+    if tries > 1:
+        words.append(f"{tries} attempts")
     return ", ".join(words)
 
 

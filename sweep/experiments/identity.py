@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import enum
 import inspect
+import sys
 from collections.abc import Mapping
 from functools import partial
 from pathlib import PurePath
@@ -38,8 +39,24 @@ def identity_of(value: Any) -> Any:
     if isinstance(value, partial):
         return {"partial": identity_of(value.func), "with": identity_of([*value.args, value.keywords])}
     if isinstance(value, type) or (callable(value) and hasattr(value, "__qualname__")):
-        return f"{value.__module__}.{value.__qualname__}" if value.__module__ != "__main__" else value.__qualname__
+        module = _module_of(value)
+        return f"{module}.{value.__qualname__}" if module else value.__qualname__
     return {type(value).__qualname__: identity_of(constructor_arguments(value))}
+
+
+def _module_of(value: Any) -> str:
+    """Return the module of a class or function, by one name however the file was entered.
+
+    ``python train.py`` calls it ``__main__``, an import ``train``; a notebook has no name for it.
+    """
+    module = str(value.__module__)
+    if module != "__main__":
+        return module
+    main = sys.modules.get("__main__")
+    spec, file = getattr(main, "__spec__", None), getattr(main, "__file__", None)
+    if spec is not None:
+        return str(spec.name).removesuffix(".__main__")
+    return "" if file is None else PurePath(file).stem
 
 
 def constructor_arguments(instance: Any) -> dict[str, Any]:
