@@ -345,7 +345,11 @@ class RunObjective:
             if len(taken) == len(read_signature(self.what).parameters):  # without **kwargs it takes these alone
                 needed = [one.name for one in taken if one.required]
             types = {**types, **{one.name: Any if one.annotation is MISSING else one.annotation for one in taken}}
-        problems = [f"{self.name} has no field {name!r} of the space{did_you_mean(name, types)}" for name in heads if name not in types]
+        problems = [
+            f"{self.name} has no field {name!r} of the space{did_you_mean(name, types)}"
+            for name in heads
+            if name not in types
+        ]
         problems += [
             f"{self.name}: field {name!r} has no default and is not in the space{did_you_mean(name, heads)}"
             for name in needed

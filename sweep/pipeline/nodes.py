@@ -141,7 +141,8 @@ def classify(
         if name in HOOKS:
             if is_annotation(value):
                 problems.append(f"{name!r} is a hook; for a field of that name write fields={{{name!r}: …}}")
-            hooks[name] = value
+            else:
+                hooks[name] = value
         elif may_have_fields and is_annotation(value):
             fields[name] = value
         else:

@@ -17,8 +17,8 @@ from sweep.store.codec import Classes
 from sweep.store.journal import Entry, Journal
 
 __all__ = [
-    "ATTEMPTS", "UNSTORED", "accept", "attempts_before", "cached", "code_text", "commit",     "failed_attempt", "forget_attempt", "keep_in_cache",
-    "kept", "payload_type", "restore",
+    "ATTEMPTS", "UNSTORED", "accept", "attempts_before", "cached", "code_text", "commit",
+    "failed_attempt", "forget_attempt", "keep_in_cache", "kept", "payload_type", "restore",
 ]  # fmt: skip
 
 STAGE, DONE, UNSTORED, ATTEMPTS = "stage", "done", "unstored", "attempts"
