@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
+from functools import cached_property
 from typing import Any, NamedTuple, final
 
 from sweep.clock import current_clock
@@ -38,11 +39,15 @@ class Journal:
 
     def __init__(self, store: Store, run_id: int, root_id: int, *, fresh: bool) -> None:
         self.store, self.run_id, self.root_id = store, run_id, root_id
-        self.blobs = BlobStore(store.blob_directory(root_id))
         self._entries: dict[str, Entry] = {}
         if not fresh:
             query = "SELECT key, kind, value, code, contract FROM journal WHERE run_id=?"
             self._entries = {row[0]: Entry(*row[1:]) for row in store.rows(query, (run_id,))}
+
+    @cached_property
+    def blobs(self) -> BlobStore:
+        """The arrays and tensors of the tree (made on use: a sweep opens a journal for every trial)."""
+        return BlobStore(self.store.blob_directory(self.root_id))
 
     def get(self, key: str) -> Entry | None:
         """Return the entry of a key as it stood when the run was opened (restores are read once)."""

@@ -22,7 +22,7 @@ import threading
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any, Literal, final
+from typing import Any, Literal, TypeVar, final
 
 from sweep.clock import current_clock
 from sweep.errors import RunLocked, RunNotFound, StoreCorrupt, StoreError, StoreTooNew, StoreUnwritable
@@ -32,6 +32,7 @@ from sweep.store.ownership import LockFile, network_file_system
 __all__ = ["Durability", "Store", "default_store", "open_store"]
 
 Durability = Literal["process", "power"]
+T = TypeVar("T")
 _TABLES = frozenset({"run", "journal", "metric", "blob", "definition"})
 
 
@@ -81,6 +82,7 @@ class Store:
         with _translated(self.path):
             self._connection = self._connect(create)
         self.files = self.path.with_name(self.path.name + ".d")
+        self._runs = self.files / "runs"
         self._locks: LockFile | None = None
 
     def __repr__(self) -> str:
@@ -181,12 +183,7 @@ class Store:
             if not self._queue:
                 return
             self._same_process()
-            rows: list[tuple[Callable[[int], None], int]] = []
-            with self._transaction() as connection:
-                for statement, parameters, inserted in self._queue:
-                    cursor = connection.execute(statement, parameters)
-                    if inserted is not None:
-                        rows.append((inserted, cursor.lastrowid or 0))
+            rows = self._transaction(self._write_queue)
             self._queue = []
             for inserted, row_id in rows:
                 inserted(row_id)
@@ -194,44 +191,55 @@ class Store:
         for action in actions:
             action()
 
-    @contextmanager
-    def _transaction(self) -> Iterator[sqlite3.Connection]:
+    def _write_queue(self, connection: sqlite3.Connection) -> list[tuple[Callable[[int], None], int]]:
+        """Execute what is queued; return who wants to know the id of a new row, and the id."""
+        rows: list[tuple[Callable[[int], None], int]] = []
+        for statement, parameters, inserted in self._queue:
+            cursor = connection.execute(statement, parameters)
+            if inserted is not None:
+                rows.append((inserted, cursor.lastrowid or 0))
+        return rows
+
+    def _transaction(self, work: Callable[[sqlite3.Connection], T]) -> T:
+        """Do some work in one transaction, if this process still owns its runs (no context manager: it costs 3 µs)."""
         connection = self._connection
-        with _translated(self.path):
+        try:
             connection.execute("BEGIN IMMEDIATE")
             try:
                 for root, epoch in self._owned.items():
                     found = connection.execute("SELECT epoch FROM run WHERE id=?", (root,)).fetchone()
                     if found is None or found[0] != epoch:
                         raise RunLocked(str(root), "another process, which has taken it over")
-                yield connection
+                done = work(connection)
                 connection.execute("COMMIT")
             except BaseException:
                 if connection.in_transaction:
                     connection.execute("ROLLBACK")
                 raise
+        except sqlite3.DatabaseError as error:
+            raise _ours(self.path, error) from error
+        return done
 
     def insert(self, statement: str, parameters: Sequence[Any]) -> int:
         """Commit the queue and one insert, and return the new row's id."""
         with self._mutex:
             self.commit()
-            with self._transaction() as connection:
-                return int(connection.execute(statement, parameters).lastrowid or 0)
+            return int(self._transaction(lambda connection: connection.execute(statement, parameters).lastrowid or 0))
 
     def definition(self, kind: str, digest: str, text: str) -> int:
         """Return the id of a definition (a contract, a code hash), written once."""
         known = self._definitions.get(digest)
         if known is not None:
             return known
+
+        def write(connection: sqlite3.Connection) -> int:
+            connection.execute("INSERT OR IGNORE INTO definition(hash, kind, text) VALUES (?,?,?)", (digest, kind, text))
+            return int(connection.execute("SELECT id FROM definition WHERE hash=?", (digest,)).fetchone()[0])
+
         with self._mutex:
             self.commit()
-            with self._transaction() as connection:
-                connection.execute(
-                    "INSERT OR IGNORE INTO definition(hash, kind, text) VALUES (?,?,?)", (digest, kind, text)
-                )
-                found = connection.execute("SELECT id FROM definition WHERE hash=?", (digest,)).fetchone()
-            self._definitions[digest] = int(found[0])
-            return int(found[0])
+            self._definitions[digest] = self._transaction(write)
+            return self._definitions[digest]
 
     # ------------------------------------------------------------ ownership
 
@@ -252,13 +260,17 @@ class Store:
         if not self.locks.acquire(root_id):
             raise RunLocked(name, self.owner(root_id))
         owner = json.dumps({"host": platform.node(), "pid": os.getpid(), "since": current_clock().wall()})
+
+        def write(connection: sqlite3.Connection) -> int:
+            connection.execute("UPDATE run SET epoch=epoch+1, owner=?, root_id=id WHERE id=?", (owner, root_id))
+            found = connection.execute("SELECT epoch FROM run WHERE id=?", (root_id,)).fetchone()
+            if found is None:
+                raise RunNotFound(name, str(self.path))
+            return int(found[0])
+
         try:
-            with self._mutex, self._transaction() as connection:
-                connection.execute("UPDATE run SET epoch=epoch+1, owner=?, root_id=id WHERE id=?", (owner, root_id))
-                found = connection.execute("SELECT epoch FROM run WHERE id=?", (root_id,)).fetchone()
-                if found is None:
-                    raise RunNotFound(name, str(self.path))
-            self._owned[root_id] = int(found[0])
+            with self._mutex:
+                self._owned[root_id] = self._transaction(write)
         except BaseException:
             self.locks.release(root_id)
             raise
@@ -286,7 +298,7 @@ class Store:
 
     def run_directory(self, run_id: int) -> Path:
         """Return the directory of a run's own files (not made yet)."""
-        return self.files / "runs" / str(run_id)
+        return self._runs / str(run_id)
 
     def blob_directory(self, root_id: int) -> Path:
         """Return the directory of a root run's blobs; 0 = the shared cache."""
@@ -330,22 +342,20 @@ def _quoted(path: Path) -> str:
 
 @contextmanager
 def _translated(path: Path) -> Iterator[None]:
-    """Turn what SQLite says into our errors, which name the file and what to do."""
     try:
         yield
-    except sqlite3.OperationalError as error:
-        text = str(error)
-        if any(word in text for word in ("readonly", "unable to open", "disk is full", "disk I/O", "permission")):
-            raise StoreUnwritable(f"cannot write the store {path}: {text}; what was finished before is kept") from error
-        if "malformed" in text:
-            raise StoreCorrupt(f"{path}: {text}") from error
-        raise StoreError(f"store {path}: {text}") from error
-    except sqlite3.IntegrityError as error:
-        raise StoreError(f"store {path}: {error}") from error
     except sqlite3.DatabaseError as error:
-        raise StoreCorrupt(
-            f"{path} cannot be read: {error}; if it was a store, copy it and try: sqlite3 {path} .recover"
-        ) from error
+        raise _ours(path, error) from error
+
+
+def _ours(path: Path, error: sqlite3.DatabaseError) -> StoreError:
+    """Return what SQLite says as an error of ours, which names the file and what to do."""
+    text = str(error)
+    if not isinstance(error, sqlite3.OperationalError):
+        return StoreCorrupt(f"{path} cannot be read: {error}; if it was a store, copy it and try: sqlite3 {path} .recover")
+    if any(word in text for word in ("readonly", "unable to open", "disk is full", "disk I/O", "permission")):
+        return StoreUnwritable(f"cannot write the store {path}: {text}; what was finished before is kept")
+    return StoreCorrupt(f"{path}: {text}") if "malformed" in text else StoreError(f"store {path}: {text}")
 
 
 def placeholders(values: Iterable[Any]) -> str:
