@@ -215,10 +215,14 @@ def test_restore_after_every_prefix_with_pauses_and_fits() -> None:
 
     whole = partial(fresh(), 22)
     assert sum("fit" in (trial.notes or {}) for trial in whole) >= 3
-    for cut in (0, 4, 9, 13, 18):
+    fits = 0
+    for cut in range(0, 22, 3):
         restored = fresh()
         restored.restore(copies(whole[:cut]))
-        assert params_of(restored.suggest(1)) == params_of(whole[cut : cut + 1])
+        [trial] = restored.suggest(1)
+        assert (trial.params, trial.notes) == (whole[cut].params, whole[cut].notes)  # fitted when the other was
+        fits += "fit" in (trial.notes or {})
+    assert 1 <= fits <= 6
 
 
 def test_where_everything_fails_is_avoided() -> None:

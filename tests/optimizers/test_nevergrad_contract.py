@@ -15,11 +15,11 @@ class TestNGOpt(OptimizerContract):
         return NevergradOptimizer()
 
 
-class TestTwoPointsDE(OptimizerContract):
-    budget = 33  # past the first population
+class TestPSO(OptimizerContract):
+    budget = 12
 
     def make(self) -> NevergradOptimizer:
-        return NevergradOptimizer(optimizer="TwoPointsDE")
+        return NevergradOptimizer(optimizer="PSO")
 
 
 class TestCMA(OptimizerContract):

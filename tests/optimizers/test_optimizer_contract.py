@@ -82,15 +82,21 @@ class TestOptunaInstance(OptimizerContract):
 
 
 class TestBayesian(OptimizerContract):
+    budget = 12
+
     def make(self) -> BayesianOptimizer:
         return BayesianOptimizer(n_initial=5)
 
 
 class TestProtein(OptimizerContract):
+    budget = 9
+
     def make(self) -> ProteinOptimizer:
         return ProteinOptimizer()
 
 
 class TestProteinEI(OptimizerContract):
+    budget = 9
+
     def make(self) -> ProteinOptimizer:
         return ProteinOptimizer(acquisition="ei", num_random_samples=3)
