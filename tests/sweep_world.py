@@ -57,7 +57,7 @@ class Attempt:
         return self.start.trial.number, self.start.attempt, self.start.run
 
 
-class Crash(Exception):  # noqa: N818  # no error of ours
+class Crash(Exception):
     """The process dies here."""
 
 

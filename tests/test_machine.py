@@ -304,7 +304,7 @@ def finish(conductor: Conductor, number: int, value: Any = None, kind: ev.Kind =
 )
 def test_what_the_score_is(objectives: Any, value: Any, metrics: Any, expected: Any) -> None:
     if isinstance(expected, str):
-        with pytest.raises(ValueError, match="trial|metric") as caught:
+        with pytest.raises(ValueError, match=r"trial|metric") as caught:
             values_of(objectives, value, metrics)
         assert expected in str(caught.value)
     else:

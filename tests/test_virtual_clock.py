@@ -6,6 +6,7 @@ import threading
 import time
 
 import anyio
+import anyio.lowlevel
 import pytest
 from anyio import to_thread
 
@@ -37,7 +38,7 @@ async def test_equal_deadlines_end_together() -> None:
     woken: list[int] = []
 
     async def wait(i: int) -> None:
-        await anyio.sleep(0)
+        await anyio.lowlevel.checkpoint()
         with clock.move_on_after(2):
             await anyio.sleep_forever()
         woken.append(i)

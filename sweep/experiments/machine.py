@@ -72,7 +72,8 @@ class Machine:
         objectives: What is optimised, at least one.
         seed: The sweep's seed.
         repeats: Runs of each trial; its result is their mean, it fails if one of them fails, and the
-            scheduler sees a step once all have reported it.
+            scheduler sees a step once all have reported it (repeats that are further by then, for want of
+            slots, keep what they have; an exploit starts each from the same repeat of the donor).
         retries: See above.
         losses: See above.
         max_failures: Failed trials that are tolerated, or None.
