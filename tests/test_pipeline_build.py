@@ -188,7 +188,14 @@ def test_order_of_binding() -> None:
     seen: dict[str, Any] = {}
 
     def stage(
-        ctx, from_field, setting, by_model: Batch, fallback=7, whole=None, *, left  # type: ignore[no-untyped-def]
+        ctx,
+        from_field,
+        setting,
+        by_model: Batch,
+        fallback=7,
+        whole=None,
+        *,
+        left,  # type: ignore[no-untyped-def]
     ) -> None:
         seen.update(locals())
 
@@ -250,7 +257,8 @@ def test_two_givers_of_a_model_are_both_named() -> None:
 
 
 @pytest.mark.parametrize(
-    ("model", "value"), [(Typed, {"loss": 1.0}), (Report, Report(1.0)), (Pair, Pair(1, 2)), (Batch, Batch(size=1, data=[]))]
+    ("model", "value"),
+    [(Typed, {"loss": 1.0}), (Report, Report(1.0)), (Pair, Pair(1, 2)), (Batch, Batch(size=1, data=[]))],
 )
 def test_every_kind_of_model_binds_by_annotation(model: Any, value: Any) -> None:
     def use(it: Any) -> Any:
