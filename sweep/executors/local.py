@@ -31,7 +31,7 @@ class _Open:
         self.users = 0
         self.threads = WorkerThreads()
         self.server = ForkServer(self.threads)
-        self.one_thread = anyio.Lock()
+        self.one_thread = anyio.Lock(fast_acquire=True)
         self.placement = Placement(cpus=machine_cpus(), gpus=machine_gpus(), memory=machine_memory(), slots=workers)
 
 

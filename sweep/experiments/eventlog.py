@@ -27,11 +27,12 @@ _INSERT = (
 )
 _PLACE = "WHERE parent_id=? AND stage='' AND name='trial' AND number=?"
 _MOVE = f"UPDATE run SET status=?, reason=?, score=?, cost=?, step=?, error=?, attempts=? {_PLACE}"  # noqa: S608  # ours
-_END = f"UPDATE run SET status=?, reason=?, score=?, cost=?, step=?, ended=?, error=?, result=?, ended_seq=? {_PLACE}"  # noqa: S608  # ours
+_END = "UPDATE run SET status=?, reason=?, score=?, cost=?, step=?, ended=?, error=?, result=?, ended_seq=? WHERE id=?"
 _ENDED = f"UPDATE run SET ended=? {_PLACE}"  # noqa: S608  # ours
 _STARTED = f"UPDATE run SET started=? {_PLACE}"  # noqa: S608  # ours
 _METRIC = "INSERT INTO metric(run_id, name, step, value, labels, seq) VALUES (?,?,?,?,?,?)"
 _EVENT = "INSERT INTO journal(run_id, key, kind, value, at) VALUES (?,?,?,?,?)"
+_JSON = json.JSONEncoder(separators=(",", ":"))
 
 
 @final
@@ -84,12 +85,12 @@ class EventLog:
             if begin is not None:
                 at_once.add(new.number)
             origin: list[Any] = [event.asked, event.observed, *([new.notes] if new.notes else [])]
-            self._insert(new, json.dumps(origin, separators=(",", ":")), None if begin is None else begin.wall, wall)
+            self._insert(new, _JSON.encode(origin), None if begin is None else begin.wall, wall)
 
     def _insert(self, new: ev.New, origin: str | None, started: float | None, wall: float) -> None:
         status = Status.PENDING if started is None else Status.RUNNING
         source = None if new.source == "optimizer" else new.source
-        params = json.dumps(new.params, separators=(",", ":"))
+        params = _JSON.encode(new.params)
         values = (self.run_id, self.root_id, new.number, status.value, params, source, origin, self._seq, wall, started)
         self.store.add(_INSERT, values, self.ids.append)
 
@@ -103,12 +104,12 @@ class EventLog:
         result = None if plain or event.kind == "failed" else json.dumps(event.value)
         reason = None if trial.reason is None else trial.reason.value
         values = (trial.status.value, reason, trial.score, event.cost, trial.step, event.wall, event.error, result)
-        self.store.add(_END, (*values, self._seq, self.run_id, event.number))
+        self.store.add(_END, (*values, self._seq, self.ids[event.number]))
 
     def _other(self, event: ev.Event, trials: list[Trial], wall: float) -> None:
         data = ev.to_data(event)
         kind = data.pop("event")
-        self.store.add(_EVENT, (self.run_id, f"~{self._seq:09d}", kind, json.dumps(data, separators=(",", ":")), wall))
+        self.store.add(_EVENT, (self.run_id, f"~{self._seq:09d}", kind, _JSON.encode(data), wall))
         if isinstance(event, ev.Exploited):
             self._insert(event.new, None, None, wall)
             self._move(trials[event.number])
