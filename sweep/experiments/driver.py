@@ -60,6 +60,8 @@ class Driver:
         resources: What a trial occupies unless the scheduler says otherwise.
         log: The sweep's events in the store.
         hooks: Global hooks in force.
+        checkpoints: Which checkpoints are kept.
+        turn: Held while the optimizer works: its strategies are called one at a time.
         repeats: Runs of each trial.
     """
 
@@ -73,6 +75,7 @@ class Driver:
     log: EventLog
     hooks: tuple[Mapping[str, Any], ...] = ()
     checkpoints: Checkpoints | None = None
+    turn: threading.Lock = field(default_factory=threading.Lock)
     repeats: int = 1
     _mutex: Any = field(default_factory=threading.RLock)
     _effects: deque[Any] = field(default_factory=deque)
@@ -249,7 +252,7 @@ class Driver:
                     return
 
     def _observe(self, effect: ev.Observe) -> None:
-        with _told_where(self.optimizer, "observe"):
+        with self.turn, _told_where(self.optimizer, "observe"):
             self.optimizer.observe(effect.trial, effect.result)
 
     def _at_once(self, effect: Any) -> bool:
@@ -267,8 +270,13 @@ class Driver:
     async def _suggest(self, ask: ev.Ask) -> None:
         hold = getattr(self.executor, "hold", nullcontext)  # virtual time stands still while a model thinks
         with hold(), _told_where(self.optimizer, "suggest"):
-            trials = await self.root.threads.run(self.optimizer.suggest, ask.n)
+            trials = await self.root.threads.run(self._in_turn, ask.n)
         self.submit(self.conductor.suggested, ask, trials)
+
+    def _in_turn(self, n: int) -> list[Trial]:
+        """Ask the optimizer, while a scheduler that ranks by its model has to wait."""
+        with self.turn:
+            return self.optimizer.suggest(n)
 
     # ------------------------------------------------------------ attempts
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import inspect
+import threading
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import AsyncExitStack
 from pathlib import Path
@@ -38,7 +39,7 @@ from sweep.schedulers.base import Scheduler
 from sweep.space import SearchSpace
 from sweep.store.writer import Durability
 from sweep.tracker.stream import say
-from sweep.trial import Budget, Objective, Resources, Result, Status
+from sweep.trial import Budget, Objective, Resources, Status
 
 __all__ = ["SweepExperiment"]
 
@@ -246,7 +247,9 @@ class SweepExperiment(Experiment):
                 raise PlacementError(f"sweep {self.name!r}: a trial", f"{wanted:g} {what}", f"{available:g} {what}")
         return executor, workers
 
-    def _strategies(self, space: SearchSpace, seed: int) -> tuple[Optimizer, Scheduler, list[str]]:
+    def _strategies(
+        self, space: SearchSpace, seed: int, lock: threading.Lock
+    ) -> tuple[Optimizer, Scheduler, list[str]]:
         """Return optimizer and scheduler, set up, and lines about defaults."""
         from sweep.schedulers import BatchScheduler
 
@@ -263,7 +266,7 @@ class SweepExperiment(Experiment):
         optimizer.setup(space, objectives, seed)
         scheduler = self.scheduler or BatchScheduler()
         if "predict" in inspect.signature(scheduler.setup).parameters:
-            scheduler.setup(space, objectives, seed, getattr(optimizer, "predict", None))  # type: ignore[call-arg]  # it asks for it
+            scheduler.setup(space, objectives, seed, _predictor(optimizer, lock))  # type: ignore[call-arg]  # it asks for it
         else:
             scheduler.setup(space, objectives, seed)
         return optimizer, scheduler, lines
@@ -352,7 +355,8 @@ class SweepExperiment(Experiment):
         """Replay what the store has, then go on."""
         handle = opened.handle
         executor, workers = self._executor()
-        optimizer, scheduler, lines = self._strategies(space, handle.seed)
+        lock = threading.Lock()
+        optimizer, scheduler, lines = self._strategies(space, handle.seed, lock)
         machine = Machine(
             self.objectives(), seed=handle.seed, repeats=self.repeats, retries=self.retries, max_failures=self.max_failures,
             max_resource=getattr(scheduler, "max_resource", None), smoke=smoke, path=handle.path,
@@ -380,6 +384,7 @@ class SweepExperiment(Experiment):
         conductor = Conductor(machine, scheduler, current_clock().wall)
         driver = Driver(root, handle, conductor, optimizer, callee, executor, self.resources or Resources(), log)
         driver.hooks, driver.repeats = () if parent is None else parent.frame.hooks, 1 if smoke else self.repeats
+        driver.turn = lock
         driver.checkpoints = Checkpoints(handle.store, handle.root_id, machine)
         root.stream.emit("run.resumed" if past else "run.started", handle.run_id, handle.path, sweep=driver)
         end = await driver.run()
@@ -420,16 +425,23 @@ class SweepExperiment(Experiment):
         history = [*machine.standing.earlier, *machine.trials]
         if restore_optimizer is not None and history:
             restore_optimizer(history)
-        elif restore_optimizer is None:
-            for trial in machine.standing.earlier:
-                score = trial.score if trial.score is not None else float("nan")
-                optimizer.observe(
-                    trial, Result(score, metrics=trial.metrics, cost=trial.cost, failure=trial.error, trial=trial)
-                )
         if restore_scheduler is not None and machine.trials:
             restore_scheduler(machine.trials)
         if differences:
             say(f"a strategy answers otherwise than before ({differences[0]}); the journal stands")
+
+
+def _predictor(optimizer: Optimizer, lock: threading.Lock) -> Callable[..., Any] | None:
+    """Return the optimizer's ``predict``, which waits its turn while ``suggest`` works in its thread."""
+    predict = getattr(optimizer, "predict", None)
+    if predict is None:
+        return None
+
+    def in_turn(trials: Sequence[Any], resource: float) -> Any:
+        with lock:
+            return predict(trials, resource)
+
+    return in_turn
 
 
 def _resume_line(path: str, machine: Machine) -> str:
