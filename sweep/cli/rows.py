@@ -8,6 +8,7 @@ from collections import Counter
 from collections.abc import Mapping
 from typing import Any
 
+from sweep.cli.face import age
 from sweep.store.runs import TRIAL, RunRow, children, path_of
 from sweep.store.writer import Store
 from sweep.trial import Status
@@ -156,19 +157,20 @@ def stages_of(store: Store, row: RunRow) -> list[dict[str, Any]]:
 
 
 def fold_loops(stages: list[dict[str, Any]]) -> list[tuple[str, str]]:
-    """Return stages as (name, what), the iterations of a loop as one.
+    """Return stages as (name, what), the iterations of a loop as one; the time is that since the stage before.
 
     Example:
         >>> fold_loops([{"key": f"train#{i}", "kind": "kept", "since_last": 1.0} for i in range(3)])
-        [('train', '3 iterations, the last: train#2')]
+        [('train', 'kept  3.0s, 3 iterations, the last: train#2')]
     """
     grouped: dict[str, list[dict[str, Any]]] = {}
     for stage in stages:
         grouped.setdefault(re.sub(r"#[\d.]+", "", stage["key"]), []).append(stage)
     lines = []
     for name, several in grouped.items():
+        text = f"{several[-1]['kind']}  {age(sum(one['since_last'] or 0.0 for one in several))}"
         if len(several) > 1:
-            lines.append((name, f"{len(several)} iterations, the last: {several[-1]['key']}"))
+            lines.append((name, f"{text}, {len(several)} iterations, the last: {several[-1]['key']}"))
         else:
-            lines.append((several[0]["key"], several[0]["kind"]))
+            lines.append((several[0]["key"], text))
     return lines

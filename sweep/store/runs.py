@@ -4,15 +4,16 @@ from __future__ import annotations
 
 import json
 import re
+from collections import Counter
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, fields
-from typing import Any, final
+from typing import Any, NamedTuple, final
 
 from sweep.errors import RunNotFound
 from sweep.store.writer import Store
 from sweep.trial import Reason, Status
 
-__all__ = ["RunRow", "children", "descendants", "find_run", "insert_run", "latest_run", "read_run", "roots", "segment"]
+__all__ = ["RunRow", "Spent", "children", "descendants", "find_run", "insert_run", "latest_run", "read_run", "roots", "segment", "spent_below"]
 
 TRIAL = "trial"
 REPEAT = "run"
@@ -132,6 +133,48 @@ def latest_run(store: Store, parent_id: int, stage: str, name: str) -> RunRow | 
     return found[0] if found else None
 
 
+_BELOW = """
+WITH RECURSIVE below(id) AS (SELECT id FROM run WHERE parent_id=? UNION ALL SELECT run.id FROM run JOIN below ON run.parent_id=below.id)
+SELECT run.id, parent_id, level, status, source, step, cost FROM run JOIN below ON below.id=run.id ORDER BY run.id DESC"""
+
+
+class Spent(NamedTuple):
+    """What everything below a run has come to.
+
+    Attributes:
+        cost: Of all trials; of one that runs sweeps inside, what those have cost if that is more.
+        trials: Configurations of the sweeps below, without those inside of trials.
+        resource: Steps of those trials.
+        counts: Trials at all depths by status.
+    """
+
+    cost: float
+    trials: int
+    resource: int
+    counts: dict[str, int]
+
+
+def spent_below(store: Store, run_id: int) -> Spent:
+    """Add up what is below a run, finished or not (queued writes are committed first)."""
+    store.commit()
+    rows = store.rows(_BELOW, (run_id,))  # children have higher ids than parents: from the leaves upwards
+    inside = {run_id: False}
+    for number, parent, level, *_ in reversed(rows):
+        inside[number] = level == TRIAL or inside[parent]
+    cost: Counter[int] = Counter()
+    counts: Counter[str] = Counter()
+    trials = resource = 0
+    for number, parent, level, status, source, step, own in rows:
+        if level == TRIAL:
+            cost[number] = max(cost[number], own or 0.0)  # type: ignore[assignment]  # seconds
+            counts[status] += 1
+            if not inside[parent]:
+                trials += source != "scheduler"
+                resource += step or int(status == Status.COMPLETED.value)
+        cost[parent] += cost[number]
+    return Spent(float(cost[run_id]), trials, resource, dict(counts))
+
+
 def insert_run(store: Store, **columns: Any) -> int:
     """Insert a run and return its id (committed; queued writes first)."""
     values = {"parent_id": 0, "root_id": 0, "level": "experiment", "stage": "", "number": 1, "epoch": 0, **columns}
@@ -160,7 +203,7 @@ def find_run(store: Store, reference: str) -> RunRow:
         return read_run(store, int(reference))
     top = roots(store)
     head, _, rest = reference.partition("/")
-    found = [row for row in top if row.segment == head] if "#" in head else [row for row in top if row.name == head]
+    found = [row for row in top if head in (row.segment, f"{row.name}#{row.number}", row.name)]
     if not found:
         raise RunNotFound(reference, str(store.path), {row.name for row in top} | {row.segment for row in top})
     row = found[-1]
