@@ -168,7 +168,7 @@ def _cannot_keep(act: Activation, error: NotStorable) -> None:
         return
     act.step.warned = True
     warnings.warn(
-        f"{error} The value goes on in memory; a resume begins again before stage {act.step.name!r} "
+        f"{error}. The value goes on in memory; a resume begins again before stage {act.step.name!r} "
         "(checkpoint=False says that this is meant)",
         RuntimeWarning,
         stacklevel=2,
