@@ -470,9 +470,9 @@ def test_annotations_that_cannot_be_checked(annotation: Any) -> None:
 
 
 def test_contracts_travel() -> None:
-    again = pickle.loads(pickle.dumps(FieldContract("x", list[int])))  # noqa: S301  (our own bytes)
+    again = pickle.loads(pickle.dumps(FieldContract("x", list[int])))
     assert again.validate([1], "s") == [1]
-    contract = pickle.loads(pickle.dumps(OutputContract(fields={"a": int, "b": str})))  # noqa: S301  (our own bytes)
+    contract = pickle.loads(pickle.dumps(OutputContract(fields={"a": int, "b": str})))
     assert contract.accept("s", {"a": 1, "b": "x"}, {}).updates == {"a": 1, "b": "x"}
 
 
@@ -512,7 +512,7 @@ def test_values_of_the_exact_type_are_checked_without_python(annotation: Any, va
 
 def test_importing_errors_does_not_import_pydantic() -> None:
     code = "import sys, sweep.errors; sys.exit('pydantic' in sys.modules)"
-    assert subprocess.run([sys.executable, "-c", code], check=False).returncode == 0  # noqa: S603  (our own command)
+    assert subprocess.run([sys.executable, "-c", code], check=False).returncode == 0
 
 
 # ---------------------------------------------------------------- what a return value means
@@ -685,7 +685,7 @@ def test_fields_view_is_read_only() -> None:
         _ = view.rat
     with pytest.raises(AttributeError, match="read-only"):
         view.rate = 2.0
-    assert pickle.loads(pickle.dumps(view)) == view  # noqa: S301  (our own bytes)
+    assert pickle.loads(pickle.dumps(view)) == view
 
 
 # ---------------------------------------------------------------- signatures

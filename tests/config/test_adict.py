@@ -133,7 +133,7 @@ def test_copies_of_a_frozen_config_can_be_changed() -> None:
         fresh.model.depth = 1
         assert config == {"model": {"layers": [1]}}
     assert type(config.to_dict()["model"]["layers"]) is list
-    again = pickle.loads(pickle.dumps(config))  # noqa: S301  # our own bytes
+    again = pickle.loads(pickle.dumps(config))  # our own bytes
     assert again == config
     assert again.frozen
 

@@ -85,7 +85,7 @@ def by_ato(tmp_path_factory: pytest.TempPathFactory) -> list[Any]:
     (folder / "views.py").write_text(VIEWS)
     (folder / "run.py").write_text(ATO)
     command = [sys.executable, "run.py", json.dumps(AGREE + DIFFER)]
-    done = subprocess.run(command, cwd=folder, capture_output=True, text=True, env=dict(os.environ), check=False)  # noqa: S603  # our own script
+    done = subprocess.run(command, cwd=folder, capture_output=True, text=True, env=dict(os.environ), check=False)  # our own script
     assert done.returncode == 0, done.stderr
     found: list[Any] = json.loads(done.stdout)
     return found

@@ -39,13 +39,13 @@ def test_nothing_heavy_is_imported() -> None:
     code = (
         "import sys, sweep.config as c; c.Scope, c.ADict; print(*[m for m in ('pydantic', 'yaml') if m in sys.modules])"
     )
-    done = subprocess.run([sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True, check=True)  # noqa: S603  # this interpreter
+    done = subprocess.run([sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True, check=True)  # this interpreter
     assert "pydantic" not in done.stdout
     assert "yaml" not in done.stdout
 
 
 def test_the_example_runs() -> None:
-    done = subprocess.run(  # noqa: S603  # our own example
+    done = subprocess.run(  # our own example
         [sys.executable, "-W", "error", str(ROOT / "examples" / "config_scopes.py")],
         cwd=ROOT,
         capture_output=True,

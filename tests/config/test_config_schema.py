@@ -146,7 +146,7 @@ def test_the_result_is_frozen_and_still_the_model() -> None:
     assert found != Train()
     assert repr(found) == repr(same)
     assert found.model_dump_json() == same.model_dump_json()
-    again = pickle.loads(pickle.dumps(found))  # noqa: S301  # our own bytes
+    again = pickle.loads(pickle.dumps(found))  # our own bytes
     assert again == found
     with pytest.raises(ConfigError, match="frozen"):
         again.model.depth = 1

@@ -563,7 +563,7 @@ def test_words_go_along_to_another_process() -> None:
     scope.views = {}
     with pytest.warns(UserWarning, match="lr"):
         scope.parse(["lr=3"])
-    again = pickle.loads(pickle.dumps(scope))  # noqa: S301  # our own bytes
+    again = pickle.loads(pickle.dumps(scope))  # our own bytes
     with pytest.warns(UserWarning, match="lr"):
         assert again.resolve() == {"lr": 3}
 
@@ -590,4 +590,4 @@ def test_resolved_configs_are_frozen_and_have_no_auto() -> None:
         found["lrr"]
     copied = found.copy()
     copied.model.depth = 3
-    assert pickle.loads(pickle.dumps(found)) == found  # noqa: S301  # our own bytes
+    assert pickle.loads(pickle.dumps(found)) == found  # our own bytes

@@ -338,7 +338,7 @@ def run(folder: Path, script: str, words: str) -> subprocess.CompletedProcess[st
     (folder / "team_data.py").write_text(TEAM_DATA)
     command = [sys.executable, "-W", "error", "train.py", *words.split()]
     environment = {**os.environ, "PYTHONPATH": ROOT}
-    return subprocess.run(command, cwd=folder, capture_output=True, text=True, env=environment, check=False)  # noqa: S603  # our own script
+    return subprocess.run(command, cwd=folder, capture_output=True, text=True, env=environment, check=False)  # our own script
 
 
 @pytest.mark.parametrize(
