@@ -15,6 +15,7 @@ from dataclasses import dataclass, field
 from typing import Any, Literal, cast, final
 
 from sweep.experiments import events as ev
+from sweep.experiments.bulk import collector_paused
 from sweep.store.runs import TRIAL
 from sweep.store.writer import Store
 from sweep.trial import Status, Trial
@@ -131,6 +132,7 @@ class EventLog:
 
     # ------------------------------------------------------------ reading
 
+    @collector_paused()
     def read(self) -> list[ev.Event]:
         """Return all committed events in order, and take up numbering after them."""
         found = [*self._trial_events(), *self._journal_events(), *self._reports()]

@@ -15,6 +15,7 @@ from sweep.errors import ContractError, PlacementError, SpaceError, did_you_mean
 from sweep.executors.base import Executor
 from sweep.experiments import events as ev
 from sweep.experiments.base import Experiment
+from sweep.experiments.bulk import collector_paused
 from sweep.experiments.checkpoints import Checkpoints
 from sweep.experiments.conductor import Conductor, replay
 from sweep.experiments.constraints import Constrained
@@ -412,6 +413,7 @@ class SweepExperiment(Experiment):
         return events
 
     @staticmethod
+    @collector_paused()
     def _replayed(machine: Machine, events: list[ev.Event], optimizer: Optimizer, scheduler: Scheduler) -> None:
         """Bring machine and strategies to where the journal left them."""
         restore_optimizer = getattr(optimizer, "restore", None)
