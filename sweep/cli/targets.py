@@ -91,6 +91,8 @@ def module_of(file: Path) -> ModuleType:
         spec.loader.exec_module(module)
     except BaseException as error:
         del sys.modules[name]
+        if isinstance(error, SystemExit) and error.code not in (130, 143):
+            raise LoadError(f"{file} ended the program while it was imported: sys.exit({error.code!r})") from error
         if isinstance(error, Exception) and not type(error).__module__.startswith("sweep."):
             raise LoadError(f"{file} cannot be imported: {type(error).__name__}: {error}") from error
         raise

@@ -121,6 +121,17 @@ def test_a_signal_stops_in_good_order_and_prints_the_resume_line(slow: Path, sen
     assert (code, json.loads(out)["n_trials"]) == (0, 5), err
 
 
+@pytest.mark.parametrize(("sent", "code"), [(signal.SIGINT, 130), (signal.SIGTERM, 143)])
+def test_a_signal_while_the_file_is_imported(work: Path, sent: signal.Signals, code: int) -> None:
+    (work / "heavy.py").write_text("import time\nopen('begun', 'w').close()\ntime.sleep(30)\n")
+    process = start("run", "heavy.py")
+    wait_for(Path("begun").exists, process)
+    process.send_signal(sent)
+    found, out, err = ended(process)
+    assert (found, out) == (code, ""), err
+    assert "Traceback" not in err
+
+
 def test_a_script_killed_with_9_is_executed_again_by_resume(slow: Path) -> None:
     root = str(Path(__file__).parents[2])
     process = subprocess.Popen([sys.executable, "slow.py"], env={"PYTHONPATH": root}, text=True, stderr=subprocess.PIPE)

@@ -242,7 +242,8 @@ def test_gc_keeps_the_checkpoints_of_the_best_three(cli: Cli, store: Path) -> No
     cli("gc")
     best = sorted(data(cli("show", "race", "--json"))["list"], key=lambda one: one["score"])[:3]
     with Store(store) as read:
-        rows = read.rows("SELECT DISTINCT j.run_id FROM journal j JOIN run r ON r.id=j.run_id WHERE r.parent_id=7 AND kind='checkpoint'")
+        query = "SELECT DISTINCT j.run_id FROM journal j JOIN run r ON r.id=j.run_id WHERE r.parent_id=7 AND kind=?"
+        rows = read.rows(query, ("checkpoint",))
     assert {run_id for (run_id,) in rows} == {one["id"] for one in best}
 
 

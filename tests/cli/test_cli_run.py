@@ -13,7 +13,6 @@ from cli_world import Cli, calls, data
 from sweep.store.runs import find_run
 from sweep.store.writer import Store
 
-
 # ---------------------------------------------------------------- what is run
 
 
@@ -124,6 +123,11 @@ def test_a_file_that_cannot_be_imported_shows_the_users_own_lines(cli: Cli, work
     assert "ZeroDivisionError" in text
     assert "broken.py" in text
     assert "sweep/cli" not in text
+
+
+def test_a_file_that_ends_the_program_is_named(cli: Cli, work: Path) -> None:
+    (work / "leaving.py").write_text("import sys\nsys.exit(0)\n")
+    assert "ended the program while it was imported: sys.exit(0)" in cli("run", "leaving.py", code=2).stderr
 
 
 # ---------------------------------------------------------------- failures and resume
