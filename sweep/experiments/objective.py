@@ -18,11 +18,12 @@ from sweep.experiments.base import Experiment, field_annotations, value_of
 from sweep.experiments.identity import identity_of
 from sweep.pipeline.annotations import Record, describe, peel
 from sweep.pipeline.builder import Pipeline
-from sweep.pipeline.checker import Compiled
 from sweep.pipeline.contracts import MISSING, FieldContract, Parameter, Signature, read_signature
 from sweep.pipeline.runner import execute
+from sweep.pipeline.runs import as_input
 from sweep.pipeline.runtime import Activation
 from sweep.pipeline.state import State
+from sweep.pipeline.steps import Compiled
 from sweep.pipeline.subtypes import Verdict, subtype
 from sweep.space import Integer, LogInteger, SearchSpace, nest
 
@@ -377,7 +378,7 @@ def _input_problems(name: str, compiled: Compiled, space: SearchSpace) -> list[s
         if one not in heads
     ]
     problems += [
-        f"{name}: it has no input {one!r} of the space{did_you_mean(one, compiled.inputs)}"
+        f"{name}: it has no input {one!r} of the space{did_you_mean(one, compiled.inputs) or as_input(compiled, one)}"
         for one in heads
         if one not in compiled.inputs
     ]

@@ -10,7 +10,6 @@ from typing import Any
 from sweep.errors import ContractError, NotStorable, did_you_mean
 from sweep.fingerprint import structure_hash
 from sweep.pipeline.annotations import describe
-from sweep.pipeline.checker import Compiled, StageStep
 from sweep.pipeline.contracts import OutputContract
 from sweep.pipeline.durable import Opened, Resume, RunSpec, open_child, open_top
 from sweep.pipeline.planning import announce, plan_of
@@ -18,11 +17,12 @@ from sweep.pipeline.records import payload_type
 from sweep.pipeline.runner import execute
 from sweep.pipeline.runtime import Activation, Frame, Root, current_activation, open_root
 from sweep.pipeline.state import State
+from sweep.pipeline.steps import Compiled, StageStep
 from sweep.store.blobs import MemoryBlobs
 from sweep.store.codec import encode
 from sweep.store.writer import Durability
 
-__all__ = ["complete", "finished_state", "keep_state", "run_pipeline"]
+__all__ = ["as_input", "complete", "finished_state", "keep_state", "run_pipeline"]
 
 END = "!end"
 
@@ -108,10 +108,22 @@ def complete(compiled: Compiled, values: Mapping[str, Any], stage: str) -> dict[
         f"input {name!r}: {describe(compiled.inputs[name])} is missing{did_you_mean(name, unknown)}" for name in missing
     ]
     there_are = f"; inputs: {', '.join(compiled.inputs)}" if compiled.inputs else "; the pipeline has no inputs"
-    problems += [f"unknown input {name!r}{did_you_mean(name, compiled.inputs) or there_are}" for name in unknown]
+    problems += [f"unknown input {name!r}{did_you_mean(name, compiled.inputs) or as_input(compiled, name) or there_are}" for name in unknown]
     if problems:
         raise ContractError("pipeline inputs", problems)
     return {name: compiled.contracts[name].validate(value, stage) for name, value in values.items()}
+
+
+def as_input(compiled: Compiled, name: str) -> str:
+    """Return how ``name`` becomes an input, where a bare parameter of that name takes the State instead."""
+    for step in compiled.steps:
+        for binding in getattr(step, "bindings", ()):
+            if binding.source == "state" and binding.parameter == name:
+                return (
+                    f"; the one bare parameter {name!r} of stage {step.name!r} takes the State: "
+                    f"annotate it, or declare Pipeline({name}=…)"
+                )
+    return ""
 
 
 def keep_state(opened: Opened, compiled: Compiled, state: State) -> None:
