@@ -20,7 +20,7 @@ if TYPE_CHECKING:
 __all__ = ["BayesianOptimizer"]
 
 _START = 10  # quasi-random trials where each is run to its end
-_START_CURVES = 30  # and where a start is cheap: trials pause or are stopped early
+_START_CURVES = 30  # up to which every other one is, where a start is cheap: trials pause or are stopped early
 _FEWEST = 3  # results without which there is no model
 _GROWTH = 1.15  # the model is fitted anew when it knows so many times the results it was last fitted to
 _RANDOM = 0.15  # share of random trials where starts are cheap
@@ -39,7 +39,8 @@ class BayesianOptimizer(ModelOptimizer):
 
     Args:
         search_space: What to search; None: the sweep's.
-        n_initial: Quasi-random trials at the start; None: 10, or 30 where trials pause or are stopped early.
+        n_initial: Quasi-random trials at the start; None: 10, and where trials pause or are stopped early every other
+            one up to the thirtieth.
 
     Raises:
         MissingExtra: At ``setup``: numpy or scipy is not installed.
@@ -81,6 +82,8 @@ class BayesianOptimizer(ModelOptimizer):
     def _begin(self) -> None:
         super()._begin()
         try:
+            import scipy  # type: ignore[import-untyped]  # noqa: F401  # the model's; missed now, not in mid-search
+
             from sweep.optimizers.encoding import Encoding
         except ImportError as error:
             raise MissingExtra("BayesianOptimizer", error.name or "numpy", "bayesian") from error
@@ -137,9 +140,8 @@ class BayesianOptimizer(ModelOptimizer):
     def _propose(self, index: int) -> Proposal:
         records = self._history.records
         cheap = any(record.partial for record in records)
-        start = self.n_initial or (_START_CURVES if cheap else _START)
-        if index < start:
-            return self._encoding.params(self._spread(index, start)), {}
+        if self._spreads(index, cheap):
+            return self._encoding.params(self._spread(index)), {}
         import numpy as np
 
         rng = np.random.default_rng(own_seed(self._seed, index, "bayesian"))
@@ -150,12 +152,22 @@ class BayesianOptimizer(ModelOptimizer):
         waiting = [record for record in records if _running(record)]
         return belief.best_candidate(waiting, cheap, rng), note
 
-    def _spread(self, index: int, start: int) -> Any:
+    def _spreads(self, index: int, cheap: bool) -> bool:
+        """Whether suggestion ``index`` is one of the quasi-random ones at the start.
+
+        Many cheap starts serve a long search, but a short one should not end before the model was asked: between
+        the tenth and the thirtieth every other one is the model's.
+        """
+        if self.n_initial is not None:
+            return index < self.n_initial
+        return index < _START or (cheap and index < _START_CURVES and index % 2 == 1)
+
+    def _spread(self, index: int) -> Any:
         """Return point ``index`` of the quasi-random sequence."""
         import numpy as np
 
         if index >= len(self._start):
-            count = 1 << max(index, start, 31).bit_length()
+            count = 1 << max(index, 31).bit_length()
             seed = own_seed(self._seed, 0, "bayesian")
             self._start = sobol_points(len(self.space.dimensions), 0, count, seed)
         return np.array(self._start[index])

@@ -120,6 +120,8 @@ class ProteinOptimizer(ModelOptimizer):
     def _begin(self) -> None:
         super()._begin()
         try:
+            import scipy  # type: ignore[import-untyped]  # noqa: F401  # the models'; missed now, not in mid-search
+
             from sweep.optimizers.encoding import Encoding
         except ImportError as error:
             raise MissingExtra("ProteinOptimizer", error.name or "numpy", "protein") from error
