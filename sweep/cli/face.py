@@ -18,7 +18,7 @@ import click
 if TYPE_CHECKING:
     from sweep.store.writer import Store
 
-__all__ = ["Face", "age", "environment", "flags", "short", "table"]
+__all__ = ["Face", "age", "environment", "flags", "plain", "short", "table"]
 
 F = TypeVar("F", bound=Callable[..., Any])
 

@@ -13,7 +13,7 @@ from sweep.store.runs import TRIAL, RunRow, children, path_of
 from sweep.store.writer import Store
 from sweep.trial import Status
 
-__all__ = ["overview", "stages_of", "status_of", "tree", "trials_of"]
+__all__ = ["fold_loops", "overview", "stages_of", "status_of", "tree", "trials_of"]
 
 _LATEST = (
     "SELECT r.number, m.name, m.value, m.step FROM metric m JOIN run r ON r.id=m.run_id"
