@@ -15,7 +15,6 @@ from sweep.experiments.identity import identity_of
 from sweep.experiments.result import RunResult
 from sweep.pipeline.annotations import describe
 from sweep.pipeline.builder import Pipeline
-from sweep.pipeline.checker import Compiled, StageStep
 from sweep.pipeline.contracts import MISSING, FieldContract, Parameter, Signature
 from sweep.pipeline.durable import Opened, RunSpec, open_child, open_top
 from sweep.pipeline.planning import announce, plan_of
@@ -23,6 +22,7 @@ from sweep.pipeline.runner import execute
 from sweep.pipeline.runs import complete, finished_state, keep_state
 from sweep.pipeline.runtime import Activation, Frame, Root, current_activation, open_root
 from sweep.pipeline.state import State
+from sweep.pipeline.steps import Compiled, StageStep
 from sweep.pipeline.units import Unit
 from sweep.store.runs import children
 from sweep.store.writer import Durability

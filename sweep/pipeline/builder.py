@@ -10,13 +10,19 @@ from typing import Any, Literal, NamedTuple, final
 
 from sweep.deferred import launch
 from sweep.errors import ContractError, did_you_mean
-from sweep.pipeline.annotations import describe
-from sweep.pipeline.checker import Compiled, LoopStep, Step, compile_nodes
+from sweep.pipeline.checker import compile_nodes
 from sweep.pipeline.contracts import MISSING, Parameter, Signature
+from sweep.pipeline.drawing import mermaid, outline, plan
 from sweep.pipeline.nodes import (
     HOOKS,
+    ITEM_HOOKS,
+    Branch,
+    Each,
     Loop,
     Node,
+    Parallel,
+    Ref,
+    Side,
     Stage,
     Through,
     attach,
@@ -24,9 +30,11 @@ from sweep.pipeline.nodes import (
     classify,
     field_problems,
     name_problem,
+    share_out,
 )
 from sweep.pipeline.runs import run_pipeline
 from sweep.pipeline.state import State
+from sweep.pipeline.steps import Compiled
 from sweep.pipeline.units import Unit, has_config
 from sweep.store.writer import Durability
 
@@ -96,11 +104,9 @@ class Pipeline:
             ContractError: The name or a hook is wrong by itself.
         """
         where = caller(2)
-        problem = name_problem("stage", name)
-        if problem is None and not callable(what) and not hasattr(what, "__sweep_stage__"):
-            problem = f"stage {name!r}: {what!r} is no function, pipeline or experiment"
-        if problem is not None:
-            raise ContractError(where, [problem])
+        problems = _wrong(name, what)
+        if problems:
+            raise ContractError(where, problems)
         _, hooks, given = classify(where, hooks_or_settings, may_have_fields=False)
         return self._add(Stage(name, what, where, {**given, **(settings or {})}, hooks))
 
@@ -130,15 +136,16 @@ class Pipeline:
         found.update(fields or {})
         problems = field_problems(found)
         body = self._body()
-        if not body or not isinstance(body[-1], Stage):
-            problems.append(".through(…) belongs right after a .stage(…)")
+        last = body[-1] if body else None
+        if last is None or isinstance(last, Loop):
+            problems.append(".through(…) belongs right after a .stage(…), .map(…), .branch(…) or .parallel(…)")
+            raise ContractError(where, problems)
         if problems:
             raise ContractError(where, problems)
-        last = body[-1]
-        if not isinstance(last, Stage):  # pragma: no cover  # refused above
-            raise ContractError(where, problems)
-        stage = attach(last, where, Through(model, found), hooks, {**given, **(settings or {})})
-        return self._replace((*body[:-1], stage))
+        contract, every = Through(model, found), {**given, **(settings or {})}
+        if isinstance(last, Stage):
+            return self._replace((*body[:-1], attach(last, where, contract, hooks, every)))
+        return self._replace((*body[:-1], share_out(last, where, contract, hooks, every)))
 
     def with_global_hooks(self, **hooks: Any) -> Pipeline:
         """Wrap every stage, nested experiments included; local hooks win, before/after/metrics add.
@@ -188,6 +195,107 @@ class Pipeline:
         *outer, (loop, body) = self._open
         closed = Loop(loop.name, loop.predicate, loop.max_iterations, loop.where, body)
         return self._next(_open=tuple(outer))._add(closed)
+
+    def branch(self, predicate: Callable[..., Any], then: Any, otherwise: Any = None, *, name: str) -> Pipeline:
+        """Take one of two ways, as ``predicate(state)`` says; a resumed run takes the same.
+
+        The stages of a side see the whole State, as if they stood here, and are journaled below the
+        branch's name. What only one side gives may be missing afterwards.
+
+        Args:
+            predicate: Gets the State; sync or async.
+            then: A pipeline, or a single function or experiment, whose contract is the ``.through`` that follows.
+            otherwise: The other side; None = go on.
+            name: Unique in this pipeline.
+
+        Raises:
+            ContractError: The name, the predicate or a side is wrong by itself.
+
+        Example:
+            >>> ways = Pipeline(n=int).branch(lambda s: s.n % 2, lambda n: 3 * n + 1, lambda n: n // 2, name="step")
+            >>> ways.through(next=int).run(n=7).next
+            22
+        """
+        where = caller(2)
+        problems = [problem for problem in [name_problem("branch", name)] if problem is not None]
+        if not callable(predicate):
+            problems.append(f"branch {name!r}: the predicate {predicate!r} is no function")
+        sides = {"then": _side("then", then, where, problems), "otherwise": Side(())}
+        if otherwise is not None:
+            sides["otherwise"] = _side("otherwise", otherwise, where, problems)
+        if problems:
+            raise ContractError(where, problems)
+        return self._add(Branch(name, predicate, sides["then"], sides["otherwise"], where))
+
+    def parallel(self, **stages: Any) -> Pipeline:
+        """Run stages at once on the same State; the first that fails cancels the others.
+
+        Args:
+            **stages: Name to function, pipeline or experiment. A pipeline gives all its fields; what anything
+                else returns is the field of its name, typed by its annotation or by the ``.through`` that follows.
+
+        Raises:
+            ContractError: No stages, or one of them is wrong by itself.
+
+        Example:
+            >>> both = Pipeline(x=int).parallel(double=lambda x: 2 * x, square=lambda x: x * x)
+            >>> both.through(double=int, square=int).run(x=3)
+            State(x=3, double=6, square=9)
+        """
+        where = caller(2)
+        problems = [f"parallel: {problem}" for name, what in stages.items() for problem in _wrong(name, what)]
+        if not stages:
+            problems.append("parallel() needs stages: parallel(name=function, …)")
+        if problems:
+            raise ContractError(where, problems)
+        return self._add(Parallel(tuple(Stage(name, what, where) for name, what in stages.items()), where))
+
+    def map(
+        self,
+        name: str,
+        stage: Any,
+        /,
+        *,
+        over: str | Ref,
+        concurrency: int = 1,
+        on_failure: Literal["stop", "continue"] = "stop",
+        settings: Mapping[str, Any] | None = None,
+        **hooks_or_settings: Any,
+    ) -> Pipeline:
+        """Run a stage for each item of a field; ``.through(results=list[X])`` types the ordered results.
+
+        The item goes to the one parameter that nothing else gives (of several, to ``item``, else to the
+        first). In a durable run each item is kept by itself as ``name[3]``, and a resume runs exactly the
+        failed and unfinished ones. Hooks given here wrap each item, those of ``.through`` the map as a whole.
+
+        Args:
+            name: Unique in this pipeline.
+            stage: A function, pipeline or experiment. A pipeline comes to the fields of its last stage.
+            over: Name of the field that holds the items; any iterable, read as the items are needed.
+            concurrency: Items at once.
+            on_failure: ``"stop"`` cancels the others; under ``"continue"`` a failed item is None in the
+                results and its error in ``.failures`` by index.
+            settings: Settings whose names clash with hooks.
+            **hooks_or_settings: Hooks of each item, or values for the stage's parameters.
+
+        Raises:
+            ContractError: The name, an argument or a hook is wrong by itself.
+
+        Example:
+            >>> squares = Pipeline().map("square", lambda x: x * x, over="xs", concurrency=2)
+            >>> squares.through(squares=list[int]).run(xs=[1, 2, 3]).squares
+            [1, 4, 9]
+        """
+        where = caller(2)
+        problems = _wrong(name, stage) + _wrong_map(name, over, concurrency, on_failure)
+        _, hooks, given = classify(where, hooks_or_settings, may_have_fields=False)
+        whole = [hook for hook in hooks if hook not in ITEM_HOOKS]
+        problems += [f"map {name!r}: {hook}= is not for single items; give it in .through(…)" for hook in whole]
+        if problems:
+            raise ContractError(where, problems)
+        field = over.name if isinstance(over, Ref) else over
+        each = Each(stage, field, concurrency, on_failure == "continue", {**given, **(settings or {})}, hooks)
+        return self._add(Stage(name, each, where))
 
     def then(self, other: Pipeline) -> Pipeline:
         """Append the stages of another pipeline.
@@ -241,7 +349,7 @@ class Pipeline:
 
     def plan(self) -> str:
         """Return what would run, a line for each stage: what it takes, gives, and whether it is kept."""
-        return "\n".join(_plan_lines(self._checked().steps, ""))
+        return plan(self._checked().steps)
 
     def to_mermaid(self) -> str:
         """Return the pipeline as a Mermaid flowchart; edges carry the contracts.
@@ -253,12 +361,10 @@ class Pipeline:
                 s1["b"]
                 s0 -->|"x: int"| s1
         """
-        from sweep.pipeline.drawing import mermaid
-
         return mermaid(self._checked().steps)
 
     def __repr__(self) -> str:
-        return f"Pipeline({' -> '.join(_names(self._done)) or 'empty'})"
+        return f"Pipeline({outline(self._done) or 'empty'})"
 
     def _compile(self, known: Mapping[str, Any] | None = None, hooks: Sequence[Mapping[str, Any]] = ()) -> Compiled:
         if self._open:
@@ -333,31 +439,31 @@ class Pipeline:
         return launch(State, main, "run()")
 
 
-def _names(nodes: Sequence[Node]) -> list[str]:
-    return [
-        f"{node.name}({' -> '.join(_names(node.body))})*" if isinstance(node, Loop) else node.name for node in nodes
-    ]
+def _wrong(name: object, what: Any) -> list[str]:
+    """Return what is wrong with a stage by itself."""
+    problem = name_problem("stage", name)
+    if problem is None and not callable(what) and not hasattr(what, "__sweep_stage__"):
+        problem = f"stage {name!r}: {what!r} is no function, pipeline or experiment"
+    return [] if problem is None else [problem]
 
 
-def _plan_lines(steps: Sequence[Step], indent: str) -> list[str]:
-    lines: list[str] = []
-    for step in steps:
-        if isinstance(step, LoopStep):
-            limit = "" if step.max_iterations is None else f", at most {step.max_iterations} times"
-            lines.append(f"{indent}loop {step.name}{limit}:")
-            lines += _plan_lines(step.body, indent + "  ")
-            continue
-        takes = ", ".join(binding.parameter for binding in step.bindings)
-        gives = (
-            ""
-            if step.contract is None
-            else ", ".join(f"{n}: {describe(a)}" for n, a in step.contract.annotations.items())
-        )
-        hooks = "".join(f" {name}" for name in HOOKS if name in step.hooks and step.hooks[name] is not False)
-        kept = "" if step.checkpointed else "  (not kept)"
-        lines.append(
-            f"{indent}{step.name}({takes}) -> {gives or 'nothing'}{'  [' + hooks.strip() + ']' if hooks else ''}{kept}"
-        )
-        if step.unit.nested is not None:
-            lines += _plan_lines(step.unit.nested.steps, indent + "  ")
-    return lines
+def _wrong_map(name: str, over: object, concurrency: object, on_failure: object) -> list[str]:
+    """Return what is wrong with the arguments of a map."""
+    problems = []
+    if not isinstance(over, str | Ref):
+        problems.append(f"map {name!r}: over={over!r}: expected the name of a field that holds the items")
+    if isinstance(concurrency, bool) or not isinstance(concurrency, int) or concurrency < 1:
+        problems.append(f"map {name!r}: concurrency={concurrency!r}: expected a whole number >= 1")
+    if on_failure not in ("stop", "continue"):
+        problems.append(f"map {name!r}: on_failure={on_failure!r}: expected 'stop' or 'continue'")
+    return problems
+
+
+def _side(side: str, what: Any, where: str, problems: list[str]) -> Side:
+    """Return one side of a branch: the stages of a pipeline, or a single stage named after the side."""
+    if not isinstance(what, Pipeline):
+        problems += _wrong(side, what)
+        return Side((Stage(side, what, where),))
+    if what._open:
+        problems.append(f"the {side} side has an open loop: close it with end_loop()")
+    return Side(what._done, what._declared, what._hooks)

@@ -1,4 +1,4 @@
-"""What a pipeline is made of: stages, loops, contracts and hooks as they were written.
+"""What a pipeline is made of: stages, loops, branches, maps, contracts and hooks as they were written.
 
 Here only what is wrong by itself is refused; what needs to see the whole is found by ``checker``.
 """
@@ -6,20 +6,28 @@ Here only what is wrong by itself is refused; what needs to see the whole is fou
 from __future__ import annotations
 
 import sys
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any, final
 
 from sweep.errors import ContractError, did_you_mean
 from sweep.pipeline.annotations import is_annotation
 
-__all__ = ["HOOKS", "Cache", "Loop", "Node", "Ref", "Retry", "Stage", "Through", "classify", "ref"]
+__all__ = [
+    "HOOKS", "ITEM_HOOKS", "Branch", "Cache", "Each", "Loop", "Node", "Parallel", "Ref", "Retry", "Side", "Stage", "Through",
+    "classify", "contents_of", "ref", "share_out",
+]  # fmt: skip
 
 HOOKS = (
     "skip_if", "checkpoint", "cache", "on_error", "retry", "resources", "timeout", "breakpoint", "before", "profile",
     "isolate", "transform", "validate", "metrics", "after",
 )  # fmt: skip
 """All hooks, outer to inner, then the two that come after the commit."""
+
+ITEM_HOOKS = (
+    "on_error", "retry", "resources", "timeout", "breakpoint", "before", "profile", "isolate", "transform", "validate",
+)  # fmt: skip
+"""Hooks that wrap a single item of a map."""
 
 _RESERVED = ("ctx", "state")
 _FORBIDDEN = "/#[]"
@@ -122,7 +130,64 @@ class Loop:
     body: tuple[Node, ...] = ()
 
 
-Node = Stage | Loop
+@final
+@dataclass(frozen=True, slots=True)
+class Each:
+    """What the stage of a map runs: ``what`` for each item of a field."""
+
+    what: Any
+    over: str
+    concurrency: int
+    goes_on: bool
+    settings: Mapping[str, Any] = field(default_factory=dict)
+    hooks: Mapping[str, Any] = field(default_factory=dict)
+
+
+@final
+@dataclass(frozen=True, slots=True)
+class Side:
+    """One side of a branch: the stages of a pipeline, with its declared inputs and global hooks."""
+
+    nodes: tuple[Node, ...]
+    declared: Mapping[str, Any] | None = None
+    hooks: Mapping[str, Any] = field(default_factory=dict)
+
+
+@final
+@dataclass(frozen=True, slots=True)
+class Branch:
+    """A ``branch`` with its sides."""
+
+    name: str
+    predicate: Callable[..., Any]
+    then: Side
+    otherwise: Side
+    where: str
+
+
+@final
+@dataclass(frozen=True, slots=True)
+class Parallel:
+    """Stages that run at once; what one without a contract returns is the field of its name."""
+
+    stages: tuple[Stage, ...]
+    where: str
+
+
+Node = Stage | Loop | Branch | Parallel
+
+
+def contents_of(nodes: Sequence[Node]) -> Iterator[Any]:
+    """Yield what the stages run, at any depth of loops, branches, maps and parallel stages."""
+    for node in nodes:
+        if isinstance(node, Loop):
+            yield from contents_of(node.body)
+        elif isinstance(node, Branch):
+            yield from contents_of((*node.then.nodes, *node.otherwise.nodes))
+        elif isinstance(node, Parallel):
+            yield from contents_of(node.stages)
+        else:
+            yield node.what.what if isinstance(node.what, Each) else node.what
 
 
 def classify(
@@ -220,6 +285,50 @@ def attach(stage: Stage, where: str, through: Through, hooks: Mapping[str, Any],
     if twice:
         raise ContractError(where, [f"{name!r} is given in .stage and in .through; keep one" for name in twice])
     return replace(stage, through=through, hooks={**stage.hooks, **hooks}, settings={**stage.settings, **settings})
+
+
+def share_out(
+    node: Branch | Parallel, where: str, through: Through, hooks: Mapping[str, Any], settings: Mapping[str, Any]
+) -> Branch | Parallel:
+    """Return a branch or parallel stages with a contract: each side has it, or each stage the field of its name.
+
+    Raises:
+        ContractError: A side is a pipeline, which has contracts of its own; or a field is no stage's.
+    """
+    if isinstance(node, Parallel):
+        return _share_among(node, where, through, hooks, settings)
+    sides = []
+    for side in (node.then, node.otherwise):
+        stages = [one for one in side.nodes if isinstance(one, Stage) and one.through is None]
+        if len(side.nodes) > 1 or len(stages) < len(side.nodes):
+            text = f"the stages of branch {node.name!r} have contracts of their own; .through is for functions"
+            raise ContractError(where, [text])
+        sides.append(replace(side, nodes=tuple(attach(one, where, through, hooks, settings) for one in stages)))
+    return replace(node, then=sides[0], otherwise=sides[1])
+
+
+def _share_among(
+    node: Parallel, where: str, through: Through, hooks: Mapping[str, Any], settings: Mapping[str, Any]
+) -> Parallel:
+    names = [stage.name for stage in node.stages]
+    problems = [
+        f"{name!r} is no stage of parallel({', '.join(names)}){did_you_mean(name, names)}"
+        for name in through.fields
+        if name not in names
+    ]
+    problems += [f"{name!r} is no hook, and no stage of parallel({', '.join(names)})" for name in settings]
+    if through.model is not None:
+        problems.append("parallel stages give a field each: .through(name=type, …)")
+    if problems:
+        raise ContractError(where, problems)
+    parts = {name: Through(None, {name: annotation}) for name, annotation in through.fields.items()}
+    stages = tuple(
+        attach(stage, where, parts[stage.name], hooks, settings)
+        if stage.name in parts
+        else replace(stage, hooks={**stage.hooks, **hooks})
+        for stage in node.stages
+    )
+    return replace(node, stages=stages)
 
 
 def caller(depth: int) -> str:

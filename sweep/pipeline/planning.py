@@ -7,17 +7,17 @@ from dataclasses import dataclass
 from typing import final
 
 from sweep.fingerprint import Fingerprinter
-from sweep.pipeline.checker import Compiled, LoopStep, StageStep, Step
 from sweep.pipeline.durable import Opened
 from sweep.pipeline.records import ATTEMPTS, UNSTORED, code_text, kept
 from sweep.pipeline.request import Plan, PlanLine, Planned
 from sweep.pipeline.runner import reached
 from sweep.pipeline.runtime import Handle
+from sweep.pipeline.steps import Compiled, LoopStep, StageStep, Step
 from sweep.store.runs import RunRow, children
 from sweep.tracker.stream import say
 from sweep.trial import Status
 
-__all__ = ["announce", "plan_of", "rolled_up"]
+__all__ = ["announce", "plan_of"]
 
 
 def announce(opened: Opened, plan: Plan) -> None:
@@ -127,11 +127,11 @@ def _inner(suffix: str, index: int) -> str:
 def _child_line(parent: Handle, row: RunRow) -> PlanLine:
     """Return the line of a child run below a stage that runs again."""
     if row.status is Status.COMPLETED:
-        return PlanLine(row.place, "restored", rolled_up(parent, row))
-    return PlanLine(row.place, "goes on", rolled_up(parent, row))
+        return PlanLine(row.place, "restored", _rolled_up(parent, row))
+    return PlanLine(row.place, "goes on", _rolled_up(parent, row))
 
 
-def rolled_up(parent: Handle, row: RunRow) -> str:
+def _rolled_up(parent: Handle, row: RunRow) -> str:
     """Return the statuses of a run's children in a few words."""
     query = "SELECT status, count(*) FROM run WHERE parent_id=? GROUP BY status ORDER BY status"
     return ", ".join(f"{count} {status}" for status, count in parent.store.rows(query, (row.id,)))

@@ -9,10 +9,10 @@ from typing import Any
 from sweep.clock import current_clock
 from sweep.errors import ContractError, ContractViolation, NotStorable
 from sweep.fingerprint import Fingerprinter, stable_json, structure_hash
-from sweep.pipeline.checker import StageStep, text_of
 from sweep.pipeline.contracts import Accepted, OutputContract
 from sweep.pipeline.nodes import Cache
 from sweep.pipeline.runtime import Activation, Handle
+from sweep.pipeline.steps import StageStep, text_of
 from sweep.store.codec import Classes
 from sweep.store.journal import Entry, Journal
 

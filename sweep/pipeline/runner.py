@@ -11,12 +11,12 @@ from typing import Any, final
 from sweep.clock import current_clock
 from sweep.context import Context
 from sweep.errors import HookError, SweepError
-from sweep.pipeline.checker import Binding, Compiled, LoopStep, StageStep, Step
 from sweep.pipeline.contracts import Accepted, OutputContract
 from sweep.pipeline.hooks import ask, compose, named
 from sweep.pipeline.records import accept, commit, restore
 from sweep.pipeline.runtime import ACTIVATION, Activation, Frame, Handle
 from sweep.pipeline.state import State
+from sweep.pipeline.steps import Binding, Compiled, LoopStep, StageStep, Step
 from sweep.trial import Decision
 
 __all__ = ["execute", "reached"]

@@ -10,6 +10,7 @@ from typing import Any, Protocol, final, runtime_checkable
 
 from sweep.errors import ConfigError
 from sweep.pipeline.contracts import Signature, read_signature
+from sweep.pipeline.nodes import Node, contents_of
 from sweep.pipeline.runtime import current_activation
 
 __all__ = ["StageLike", "Unit", "has_config", "make_unit"]
@@ -97,11 +98,9 @@ def _configuration(scope: Configuration) -> Unit:
     return Unit("config", resolve, signature, structure=values)
 
 
-def has_config(nodes: Sequence[Any]) -> bool:
+def has_config(nodes: Sequence[Node]) -> bool:
     """Whether a scope of configuration is among the nodes, at any depth."""
-    return any(
-        isinstance(getattr(node, "what", None), Configuration) or has_config(getattr(node, "body", ())) for node in nodes
-    )
+    return any(isinstance(what, Configuration) for what in contents_of(nodes))
 
 
 def _as_data(config: Any) -> Any:

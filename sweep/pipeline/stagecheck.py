@@ -1,0 +1,342 @@
+"""The check of one stage: where its parameters come from, whether its types fit, whether its hooks make sense."""
+
+from __future__ import annotations
+
+import inspect
+from collections.abc import Mapping
+from dataclasses import replace
+from typing import Any, final
+
+import typing_extensions
+
+from sweep.context import Context
+from sweep.errors import ContractError, did_you_mean, near_miss
+from sweep.pipeline.annotations import Record, describe, is_protocol, peel
+from sweep.pipeline.contracts import MISSING, OutputContract, Parameter
+from sweep.pipeline.known import Known, attributes_read
+from sweep.pipeline.nodes import Each, Ref, Stage, Through, unknown_hook
+from sweep.pipeline.state import State
+from sweep.pipeline.steps import Binding, Compiled, StageStep, text_of
+from sweep.pipeline.subtypes import Verdict, subtype
+from sweep.pipeline.units import Unit, make_unit
+
+__all__ = ["StageCheck", "own_fields", "place_of"]
+
+
+@final
+class StageCheck:
+    """Checks stages against what is known."""
+
+    def __init__(self, known: Known) -> None:
+        self.known = known
+
+    def prepare(self, node: Stage, structure: list[Any], *, in_parallel: bool = False) -> StageStep:
+        """Check what a stage takes and returns; what it gives is not known yet."""
+        self.known.unique("stage", node.name, node.where)
+        place = place_of(node)
+        hooks = self.merged(node)
+        unit = self.unit(node.what, hooks, place)
+        through = own_fields(node, unit) if in_parallel and node.through is None else node.through
+        contract = self.contract(through, place)
+        step = StageStep(node.name, unit, self.bind(node, unit, place), contract, hooks, node.where)
+        if contract is not None and "transform" not in hooks:
+            self.returns(unit, contract, place)
+        if "isolate" in node.hooks and unit.kind not in ("function", "pipeline"):
+            self.known.problem(
+                f"{place}: isolate= is for functions and pipelines of them, not for a stage that is a {unit.kind}; "
+                "with_global_hooks(isolate='process') reaches every function inside"
+            )
+        structure.append({"stage": node.name, "kind": unit.kind, "gives": text_of(step.contract), "is": unit.structure})
+        return step
+
+    def finish(self, node: Stage, step: StageStep) -> None:
+        """Add what a prepared stage gives."""
+        if step.contract is not None:
+            self.known.give(step.contract, step.name, place_of(node), may_skip="skip_if" in step.hooks)
+        self.hooks_of(node, step, place_of(node))
+
+    def unit(self, what: Any, hooks: Mapping[str, Any], place: str) -> Unit:
+        """Return what a stage runs; the stages inside a sub-pipeline are wrapped by the global hooks, too."""
+        unit = make_unit(what, self.known.fields)
+        inside = [*self.known.hooks, {"isolate": hooks["isolate"]}] if hooks.get("isolate") else self.known.hooks
+        if unit.within is not None and inside:
+            unit = replace(unit, nested=unit.within(inside))
+        for text in (*unit.problems, *unit.signature.problems):
+            self.known.problem(f"{place}: {text}")
+        if unit.nested is not None:
+            self.known.out.breakpoints += unit.nested.breakpoints
+        return unit
+
+    # ------------------------------------------------------------ contract and hooks
+
+    def merged(self, node: Stage) -> dict[str, Any]:
+        """Return local hooks with the global ones in the place of their kind."""
+        merged = dict(node.hooks)
+        for hooks in reversed(self.known.hooks):
+            for name, value in hooks.items():
+                if name in ("before", "after", "metrics"):
+                    own = merged.get(name, ())
+                    own = own if isinstance(own, tuple) else (own,)
+                    merged[name] = (value, *own) if name == "before" else (*own, value)
+                else:
+                    merged.setdefault(name, value)
+        return merged
+
+    def contract(self, through: Through | None, place: str) -> OutputContract | None:
+        if through is None or (through.model is None and not through.fields):
+            return None
+        try:
+            return OutputContract(through.model, through.fields)
+        except ContractError as error:
+            for text in error.problems:
+                self.known.problem(f"{place}: {text}")
+            return None
+
+    # ------------------------------------------------------------ types
+
+    def returns(self, unit: Unit, contract: OutputContract, place: str) -> None:
+        """Compare what the function says it returns with its contract."""
+        given = unit.signature.returns
+        if unit.nested is not None:
+            self.nested(unit.nested, contract, place)
+        if unit.nested is not None or given is MISSING or given is Any:
+            return
+        target = contract.model
+        if target is None and len(contract.annotations) == 1:
+            ((name, target),) = contract.annotations.items()
+            if self.dictionary(given, contract, place):
+                return
+            label = f"field {name!r}: {describe(target)}"
+        elif target is not None:
+            label = describe(target)
+            if _plain_mapping(given):
+                return
+        else:
+            self.several(given, contract, place)
+            return
+        self.known.compare(given, target, f"{place}: it returns {describe(given)}, its contract is {label}")
+
+    def nested(self, inner: Compiled, contract: OutputContract, place: str) -> None:
+        """Compare what a sub-pipeline gives with what its stage's contract asks for."""
+        for name, annotation in contract.annotations.items():
+            if name not in inner.outputs:
+                self.known.problem(
+                    f"{place}: the sub-pipeline has no field {name!r}{did_you_mean(name, inner.outputs)}"
+                )
+                continue
+            if name in inner.maybe:
+                self.known.problem(
+                    f"{place}: field {name!r} of the sub-pipeline may be missing: it is of {inner.maybe[name]}"
+                )
+            given = inner.outputs[name]
+            text = f"{place}: field {name!r} of the sub-pipeline is {describe(given)}, its contract is {describe(annotation)}"
+            self.known.compare(given, annotation, text)
+
+    def dictionary(self, given: Any, contract: OutputContract, place: str) -> bool:
+        """Whether a dict-like return proves nothing under a field contract (checked key by key if it can be)."""
+        if _plain_mapping(given):
+            return True
+        record = Record.of(given)
+        ((name, annotation),) = contract.annotations.items()
+        if record is None or not issubclass(record.cls, dict) or name not in record.fields:
+            return False
+        self.known.compare(
+            record.fields[name],
+            annotation,
+            f"{place}: key {name!r} of {describe(given)} does not fit {describe(annotation)}",
+        )
+        return True
+
+    def several(self, given: Any, contract: OutputContract, place: str) -> None:
+        record = Record.of(given)
+        if record is not None and issubclass(record.cls, dict):
+            for name, annotation in contract.annotations.items():
+                if name not in record.fields:
+                    self.known.problem(
+                        f"{place}: {describe(given)} has no key {name!r}{did_you_mean(name, record.fields)}"
+                    )
+                    continue
+                self.known.compare(
+                    record.fields[name],
+                    annotation,
+                    f"{place}: key {name!r} of {describe(given)} does not fit {describe(annotation)}",
+                )
+            return
+        if subtype(given, Mapping) is Verdict.REFUTED:
+            names = ", ".join(map(repr, contract.annotations))
+            self.known.problem(
+                f"{place}: it returns {describe(given)}, but several fields need a mapping with the keys {names}"
+            )
+
+    # ------------------------------------------------------------ binding
+
+    def bind(self, node: Stage, unit: Unit, place: str) -> tuple[Binding, ...]:
+        settings = dict(node.settings)
+        found: list[Binding] = []
+        lonely: list[Parameter] = []
+        takes_any = False
+        for parameter in unit.signature.parameters:
+            if parameter.kind is inspect.Parameter.VAR_KEYWORD:
+                takes_any = True
+            elif parameter.kind is not inspect.Parameter.VAR_POSITIONAL:
+                binding = self.parameter(parameter, settings, place)
+                if binding is None:
+                    lonely.append(parameter)
+                elif binding.source != "default":
+                    found.append(binding)
+        found += self.unbound(lonely, place)
+        contexts = [binding.parameter for binding in found if binding.source == "context"]
+        if len(contexts) > 1:
+            self.known.problem(f"{place}: {' and '.join(map(repr, contexts))} both take the Context; keep one")
+        if takes_any:
+            found += [self.setting(name, value, place) for name, value in settings.items()]
+        else:
+            taken = [parameter.name for parameter in unit.signature.parameters]
+            for name in settings:
+                hint = unknown_hook(name) or did_you_mean(name, taken)
+                self.known.problem(f"{place}: {name!r} is no hook, no type, and no parameter of the stage{hint}")
+        return tuple(found)
+
+    def parameter(self, parameter: Parameter, settings: dict[str, Any], place: str) -> Binding | None:
+        """Bind one parameter by the rules in their order; None if it is left over."""
+        name, annotation = parameter.name, parameter.annotation
+        if peel(annotation) is Context or (name == "ctx" and annotation is MISSING):
+            return Binding(name, "context")
+        if peel(annotation) is State:
+            return Binding(name, "state")
+        if name in settings:
+            return self.setting(name, settings.pop(name), place, annotation)
+        if name in self.known.fields:
+            return self.field(parameter, place)
+        model = self.model(annotation, name, place)
+        if model is not None:
+            return model
+        if parameter.has_default:
+            return (
+                Binding(name, "maybe", name)
+                if any(name in later for later in self.known.later)
+                else Binding(name, "default")
+            )
+        return None
+
+    def field(self, parameter: Parameter, place: str) -> Binding:
+        name = parameter.name
+        if name in self.known.unsure and not parameter.has_default:
+            self.known.problem(
+                f"{place}: parameter {name!r} needs the field of {self.known.unsure[name]}; "
+                "give the parameter a default"
+            )
+        if parameter.annotation is not MISSING:
+            given = self.known.fields[name]
+            self.known.compare(
+                given,
+                parameter.annotation,
+                f"{place}: parameter {name!r} is {describe(parameter.annotation)}, "
+                f"but field {name!r} from {self.known.givers[name]} is {describe(given)}",
+            )
+        return Binding(name, "maybe" if name in self.known.unsure else "field", name)
+
+    def model(self, annotation: Any, name: str, place: str) -> Binding | None:
+        wanted = peel(annotation) if annotation is not MISSING else None
+        if not isinstance(wanted, type):
+            return None
+        givers = [(model, giver) for model, all_ in self.known.models.items() if _is_a(model, wanted) for giver in all_]
+        if not givers or Record.of(wanted) is None:
+            return None
+        unsure = givers[0][1].unsure
+        if len(givers) > 1:
+            names = " and ".join(repr(giver.name) for _, giver in givers)
+            self.known.problem(
+                f"{place}: parameter {name!r} is a {describe(wanted)}, which both {names} give; name a field instead"
+            )
+        elif unsure is not None:
+            self.known.problem(
+                f"{place}: parameter {name!r} needs the {describe(wanted)} of {unsure}; "
+                "take the fields you need by name, with defaults"
+            )
+        return Binding(name, "model", givers[-1][0])
+
+    def setting(self, name: str, value: Any, place: str, annotation: Any = MISSING) -> Binding:
+        if isinstance(value, Ref) or (name == "init_from" and isinstance(value, str) and value in self.known.fields):
+            target = value.name if isinstance(value, Ref) else str(value)
+            if target not in self.known.fields:
+                self.known.problem(
+                    f"{place}: setting {name}=ref({target!r}): no such field{did_you_mean(target, self.known.fields)}"
+                )
+            elif annotation is not MISSING:
+                given = self.known.fields[target]
+                text = (
+                    f"{place}: parameter {name!r} is {describe(annotation)}, but field {target!r} is {describe(given)}"
+                )
+                self.known.compare(given, annotation, text)
+            return Binding(name, "field", target)
+        return Binding(name, "constant", value)
+
+    def unbound(self, parameters: list[Parameter], place: str) -> list[Binding]:
+        """What is left: one bare parameter takes the State, the rest are inputs of the pipeline."""
+        bare = [parameter for parameter in parameters if parameter.annotation is MISSING]
+        if len(bare) == 1 and len(parameters) == 1:
+            meant = near_miss(bare[0].name, self.known.given())
+            if meant is None:
+                return [Binding(bare[0].name, "state")]
+            self.known.problem(
+                f"{place}: nothing gives parameter {bare[0].name!r}; did you mean {meant!r}? (`: State` insists)"
+            )
+            return []
+        for parameter in parameters:
+            annotation = Any if parameter.annotation is MISSING else parameter.annotation
+            self.known.add_input(parameter.name, annotation, f"{place}: parameter")
+        return [Binding(parameter.name, "field", parameter.name) for parameter in parameters]
+
+    # ------------------------------------------------------------ hooks
+
+    def hooks_of(self, node: Stage, step: StageStep, place: str) -> None:
+        """Find hooks that read what is not there, or ask for what cannot be."""
+        if "skip_if" in step.hooks:
+            self.known.predicate(f"{place}, skip_if", step.hooks["skip_if"], set())
+        before = step.hooks.get("before", ())
+        given = {} if step.contract is None else step.contract.annotations
+        for hook in before if isinstance(before, tuple) else (before,):
+            wrong = [name for name in attributes_read(hook) if name in given and self.first_given(name, step)]
+            if wrong:
+                self.known.problem(
+                    f"{place}: its 'before' hook reads {wrong[0]!r}, which the stage itself gives; "
+                    "move the hook to 'after', which gets the output"
+                )
+        if node.hooks.get("checkpoint") is True and step.contract is None:
+            self.known.problem(f"{place}: checkpoint=True needs a contract that says what to keep; add .through(…)")
+        item = step.items.step.hooks if step.items is not None else {}
+        if step.hooks.get("breakpoint") or item.get("breakpoint"):
+            self.known.out.breakpoints.append(place)
+
+    def first_given(self, name: str, step: StageStep) -> bool:
+        return self.known.givers.get(name, "").startswith(f"stage {step.name!r} ")
+
+
+def place_of(node: Stage) -> str:
+    """Return a stage's name and place for messages."""
+    return f"{'map' if isinstance(node.what, Each) else 'stage'} {node.name!r} ({node.where})"
+
+
+def own_fields(node: Stage, unit: Unit) -> Through | None:
+    """Return the contract of a parallel stage that has none: a pipeline's fields, or the result under the stage's name."""
+    if unit.nested is not None:
+        return Through(None, {name: one for name, one in unit.nested.outputs.items() if name not in unit.nested.maybe})
+    returns = unit.signature.returns
+    if returns is None or returns is type(None):
+        return None
+    return Through(None, {node.name: Any if returns is MISSING else returns})
+
+
+def _is_a(model: Any, wanted: type) -> bool:
+    """Whether a contract's model is a ``wanted``; protocols and TypedDicts stand for themselves alone."""
+    if model is wanted:
+        return True
+    by_class = isinstance(model, type) and not is_protocol(wanted) and not typing_extensions.is_typeddict(wanted)
+    return by_class and issubclass(model, wanted)
+
+
+def _plain_mapping(annotation: Any) -> bool:
+    """Whether an annotation is a dict or Mapping without named keys."""
+    origin = getattr(peel(annotation), "__origin__", peel(annotation))
+    return isinstance(origin, type) and issubclass(origin, Mapping) and Record.of(annotation) is None

@@ -1,0 +1,220 @@
+"""What a checked pipeline is made of: steps with their bindings and contracts ready, as the runner takes them."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any, final
+
+from sweep.pipeline.annotations import describe
+from sweep.pipeline.contracts import Accepted, FieldContract, OutputContract
+from sweep.pipeline.units import Unit
+
+__all__ = [
+    "Binding", "BranchStep", "Compiled", "ItemContract", "Items", "LoopStep", "ParallelStep", "Results", "StageStep", "Step",
+    "result_names", "text_of",
+]  # fmt: skip
+
+
+@final
+@dataclass(frozen=True, slots=True)
+class Binding:
+    """Where one parameter's value comes from.
+
+    ``source`` is one of constant, field, maybe (a field that may be missing, else the
+    default), model, state, context.
+    """
+
+    parameter: str
+    source: str
+    key: Any = None
+
+
+@final
+@dataclass(slots=True)
+class StageStep:
+    """A stage ready to run."""
+
+    name: str
+    unit: Unit
+    bindings: tuple[Binding, ...]
+    contract: OutputContract | None
+    hooks: Mapping[str, Any]
+    where: str
+    call: Any = None
+    code: str | None = None
+    warned: bool = False
+    classes: Any = None
+    items: Items | None = None
+    item_contract: ItemContract | None = None
+    isolated: Any = None
+    checkpointed: bool = field(init=False, default=True)
+    context_name: str | None = field(init=False, default=None)
+
+    def __post_init__(self) -> None:
+        self.checkpointed = bool(self.hooks.get("checkpoint", True))
+        names = [binding.parameter for binding in self.bindings if binding.source == "context"]
+        self.context_name = names[0] if names else None
+
+
+@final
+@dataclass(slots=True)
+class Items:
+    """What a map does with each item.
+
+    Attributes:
+        step: The stage that runs for an item; it has an ``item_contract``.
+        over: The field that holds the items.
+        parameter: The parameter that takes the item.
+        concurrency: Items at once.
+        goes_on: A failed item does not stop the others.
+    """
+
+    step: StageStep
+    over: str
+    parameter: str
+    concurrency: int
+    goes_on: bool
+
+
+@final
+@dataclass(slots=True)
+class LoopStep:
+    """A loop ready to run."""
+
+    name: str
+    predicate: Callable[..., Any]
+    max_iterations: int | None
+    body: tuple[Step, ...]
+    where: str
+
+
+@final
+@dataclass(slots=True)
+class BranchStep:
+    """A branch ready to run; ``otherwise`` may be empty."""
+
+    name: str
+    predicate: Callable[..., Any]
+    then: tuple[Step, ...]
+    otherwise: tuple[Step, ...]
+    where: str
+
+
+@final
+@dataclass(slots=True)
+class ParallelStep:
+    """Stages that run at once on the same State."""
+
+    stages: tuple[StageStep, ...]
+    where: str
+
+    @property
+    def name(self) -> str:
+        """The names of its stages, joined."""
+        return "+".join(stage.name for stage in self.stages)
+
+
+Step = StageStep | LoopStep | BranchStep | ParallelStep
+
+
+@final
+@dataclass(slots=True)
+class Compiled:
+    """A checked pipeline: what the runner runs.
+
+    Attributes:
+        inputs: Required inputs and their annotations.
+        outputs: Fields that the stages give.
+        contracts: The contract of every field.
+        problems: What is wrong; empty if it may run.
+        warnings: What could not be proved.
+        structure: Names, kinds and contracts as JSON data: identity.
+        hooks: The global hooks it was compiled within, outermost first.
+        maybe: Outputs that may be missing in the end, and whose they are.
+        breakpoints: Places that open the debugger, sub-pipelines included.
+    """
+
+    steps: tuple[Step, ...] = ()
+    inputs: dict[str, Any] = field(default_factory=dict)
+    outputs: dict[str, Any] = field(default_factory=dict)
+    contracts: dict[str, FieldContract] = field(default_factory=dict)
+    problems: list[str] = field(default_factory=list)
+    warnings: list[str] = field(default_factory=list)
+    structure: list[Any] = field(default_factory=list)
+    hooks: tuple[Mapping[str, Any], ...] = ()
+    maybe: dict[str, str] = field(default_factory=dict)
+    breakpoints: list[str] = field(default_factory=list)
+
+
+# ---------------------------------------------------------------- items of a map
+
+
+@final
+class Results(list[Any]):
+    """The results of a map in the order of its items; equal to a plain list of them.
+
+    Attributes:
+        failures: Errors of failed items by index. An error of an earlier session is an
+            :class:`sweep.errors.ItemFailed`, which says what it was.
+
+    Example:
+        >>> found = Results([1, None], {1: ValueError("no data")})
+        >>> found == [1, None], found.failures
+        (True, {1: ValueError('no data')})
+    """
+
+    def __init__(self, values: Iterable[Any] = (), failures: Mapping[int, Exception] | None = None) -> None:
+        super().__init__(values)
+        self.failures: dict[int, Exception] = dict(failures or {})
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        return type(self), (list(self), self.failures)
+
+
+@final
+class ItemContract:
+    """The contract of one item of a map: the value itself is what is checked, whatever it is.
+
+    Args:
+        name: The field that gets the results.
+        annotation: Annotation of one of them.
+    """
+
+    __slots__ = ("_field", "annotation")
+
+    def __init__(self, name: str, annotation: Any) -> None:
+        self.annotation = annotation
+        self._field = FieldContract(f"{name}[]", annotation)
+
+    def accept(self, stage: str, returned: Any) -> Accepted:
+        """Check an item's result.
+
+        Raises:
+            ContractViolation: It does not fit.
+        """
+        return Accepted({}, self._field.validate(returned, stage), {})
+
+
+def text_of(contract: OutputContract | None) -> Any:
+    """Return a contract as identity compares it."""
+    if contract is None:
+        return None
+    model = None if contract.model is None else describe(contract.model)
+    return {"model": model, "fields": {name: describe(ann) for name, ann in contract.annotations.items()}}
+
+
+def result_names(steps: Sequence[Step]) -> tuple[str, ...]:
+    """Return the fields that a pipeline comes to: those of its last stage that gives any."""
+    for step in reversed(steps):
+        if isinstance(step, StageStep):
+            names = () if step.contract is None else tuple(step.contract.fields)
+        elif isinstance(step, LoopStep):
+            names = result_names(step.body)
+        elif isinstance(step, BranchStep):
+            names = tuple(dict.fromkeys(result_names(step.then) + result_names(step.otherwise)))
+        else:
+            names = tuple(name for stage in step.stages for name in result_names((stage,)))
+        if names:
+            return names
+    return ()
