@@ -53,6 +53,7 @@ class EventLog:
     root_id: int
     ids: list[int] = field(default_factory=list)
     _seq: int = 0
+    _left: list[str] = field(default_factory=list)
 
     # ------------------------------------------------------------ writing
 
@@ -116,7 +117,7 @@ class EventLog:
             self._move(trials[event.number])
         elif isinstance(event, ev.Finished):
             for trial in trials:
-                if trial.status is Status.STOPPED:
+                if trial.status in (Status.STOPPED, Status.SKIPPED):
                     self._move(trial)
         elif isinstance(event, ev.Started | ev.Ended | ev.Promoted):
             self._move(trials[event.number])
@@ -124,6 +125,15 @@ class EventLog:
             self.store.add(_ENDED, (event.wall, self.run_id, event.number))
         if isinstance(event, ev.Started) and event.attempt == 1:
             self.store.add(_STARTED, (event.wall, self.run_id, event.number))
+
+    def agree(self, trials: list[Trial], wall: float) -> None:
+        """Queue the rows of trials that are not any more what the last session left: it died before it could say so."""
+        for trial, left in zip(trials, self._left, strict=False):
+            if trial.status.value != left:
+                self._move(trial)
+                if trial.status.ended:
+                    self.store.add(_ENDED, (wall, self.run_id, trial.number))
+        self._left = []
 
     def _move(self, trial: Trial) -> None:
         reason = None if trial.reason is None else trial.reason.value
@@ -153,7 +163,7 @@ class EventLog:
             )
             if json.loads(value)["attempt"] == 1 and json.loads(value)["run"] == 0
         }
-        self.ids = [row[0] for row in rows]
+        self.ids, self._left = [row[0] for row in rows], [row[7] for row in rows]
         batch: list[ev.New] = []
         for index, row in enumerate(rows):
             _, number, params, source, origin, seq, started, status, score, cost, ended, error, result, ended_seq = row

@@ -376,6 +376,8 @@ class SweepExperiment(Experiment):
             log.write(fresh, machine.trials, current_clock().wall())
             handle.store.commit()
         self._replayed(machine, [*past, *fresh], optimizer, scheduler)
+        if asked is None or not asked.dry_run:
+            log.agree(machine.trials, current_clock().wall())
         if asked is not None:
             announce(opened, plan_of_sweep(machine, opened, is_leaf=callee.is_leaf))
         elif machine.trials:
