@@ -28,6 +28,8 @@ class Constrained(Optimizer):
         self.inner, self.constraints = inner, constraints
         self.finite = bool(getattr(inner, "finite", False))
         self.search_space = getattr(inner, "search_space", None)
+        if hasattr(inner, "predict"):
+            self.predict = inner.predict
 
     def setup(self, space: SearchSpace, objectives: Sequence[Objective], seed: int) -> None:
         """Hand on."""

@@ -259,7 +259,7 @@ class SweepExperiment(Experiment):
         if optimizer is None:
             from sweep.optimizers.default import default_optimizer
 
-            optimizer, line = default_optimizer(space)
+            optimizer, line = default_optimizer(space, self.objectives())
             lines.append(line)
         objectives = self.objectives()
         if self.constraints:
