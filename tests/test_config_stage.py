@@ -78,3 +78,17 @@ def test_a_wrong_config_is_a_problem_of_check(tmp_path: Path) -> None:
     pipeline = schema_pipeline(scope).stage("more", lambda dept: dept)
     with pytest.raises(ContractError, match="did you mean 'depth'"):
         pipeline.check()
+
+
+def test_the_command_line_says_why_a_kept_value_is_what_it_is(tmp_path: Path) -> None:
+    from click.testing import CliRunner
+
+    from sweep.cli.app import app
+
+    scope = Scope(Settings, name="settings")
+    scope.parse(["lr=0.5"])
+    schema_pipeline(scope).run(name="kept", store=tmp_path / "s.db")
+    done = CliRunner().invoke(app, ["config", "why", "lr", "kept", "--store", str(tmp_path / "s.db")])
+    assert done.exit_code == 0, done.output
+    assert "lr=0.5" in done.output
+    assert "schema" in done.output

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from typing import TYPE_CHECKING, Any
 
 import click
@@ -91,7 +92,8 @@ def config() -> None:
 def why(face: Face, key: str, target: str, values: tuple[str, ...]) -> None:
     """Say why KEY has its value, layer by layer.
 
-    FILE[:NAME] names a Scope or MultiScope of a file; of a RUN, the fields it was given are shown.
+    FILE[:NAME] names a Scope or MultiScope of a file; of a RUN, the layers kept by its config stages, and the fields
+    it was given.
     """
     from sweep.config.layers import explain
 
@@ -114,13 +116,30 @@ def _why_of_run(face: Face, key: str, reference: str, values: tuple[str, ...]) -
     with face.open() as store:
         row = find_run(store, reference)
         path = path_of(store, row)
+        layers = _kept_layers(store, row.id)
     params = row.data("params") or {}
+    if layers and key not in params:
+        _show_layers(face, key, layers)
+        return
     if key not in params:
         raise UnknownName("key", key, params, f"fields and inputs of {path}")
     entry = row.data("entry") or {}
     typed = [word for word in entry.get("args", []) if word.startswith(f"{key}=")]
     place = f"command line: {typed[-1]}" if typed else f"{row.level} {path}"
     face.show({"key": key, "value": params[key], "source": place}, f"{key} = {params[key]!r}\n  {place}")
+
+
+def _kept_layers(store: Store, run_id: int) -> list[dict[str, Any]]:
+    """Return the layers that the config stages of a run have kept."""
+    rows = store.rows("SELECT value FROM journal WHERE run_id=? AND kind='config' ORDER BY key", (run_id,))
+    return [layer for (text,) in rows for layer in json.loads(text)]
+
+
+def _show_layers(face: Face, key: str, layers: list[dict[str, Any]]) -> None:
+    from sweep.config.layers import explain
+
+    text = explain(key, layers)
+    face.show({"key": key, "layers": text.splitlines()[1:]}, text)
 
 
 def _scope(target: str) -> Any:
