@@ -97,5 +97,9 @@ def table(rows: Iterable[Row]) -> str:
     lines = [("figure", "sweep", "beside it", "to reach", "reached"), ("---",) * 5]
     lines += [(*row[:4], marks[row.reached]) for row in rows]
     widths = [max(len(line[column]) for line in lines) for column in range(5)]
-    padded = ([cell.ljust(width, "-" if cell == "---" else " ") for cell, width in zip(line, widths, strict=True)] for line in lines)
-    return "\n".join(f"| {' | '.join(cells)} |" for cells in padded)
+
+    def padded(line: tuple[str, ...]) -> str:
+        fill = "-" if line[0] == "---" else " "
+        return f"| {' | '.join(cell.ljust(width, fill) for cell, width in zip(line, widths, strict=True))} |"
+
+    return "\n".join(map(padded, lines))

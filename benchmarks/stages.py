@@ -6,8 +6,8 @@ import asyncio
 import contextlib
 import sqlite3
 import tracemalloc
-from itertools import pairwise
 from collections.abc import Callable
+from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
@@ -39,7 +39,7 @@ def chain(watch: Watch, found: list[Cost], **hooks: Any) -> Pipeline:
 
 def stage_cost(place: Path | None, rounds: int, **hooks: Any) -> Cost:
     """Return the cost of one stage, kept in a store or not."""
-    watch, found = Watch(), []
+    watch, found = Watch(), list[Cost]()
     pipeline = chain(watch, found, **hooks)
     for number in range(rounds):
         if place is None:
@@ -167,7 +167,7 @@ def memory_row(place: Path, quick: bool) -> Row:
 def resume_row(place: Path, quick: bool) -> Row:
     """Return how long a run with many entries takes to come back to the stage that failed."""
     count = 2_000 if quick else 100_000
-    watch, found, broken = Watch(), [], [True]
+    watch, found, broken = Watch(), list[Cost](), [True]
 
     async def last(x: int) -> None:
         if broken[0]:
@@ -188,7 +188,8 @@ def resume_row(place: Path, quick: bool) -> Row:
     watch.start()
     run()
     cost = found[0]
-    return Row(f"resume of a run with {count:,} entries", cost.text("s"), f"{cost.wall / count * 1e6:.3g} us an entry", "< 1 s", cost.wall < 1)
+    each = f"{cost.wall / count * 1e6:.3g} us an entry"
+    return Row(f"resume of a run with {count:,} entries", cost.text("s"), each, "< 1 s", cost.wall < 1)
 
 
 def rows(place: Path, quick: bool) -> list[Row]:
@@ -205,10 +206,14 @@ def rows(place: Path, quick: bool) -> list[Row]:
     beside_kept = [f"bare WAL commit {commit.text()}"]
     if dbos is not None:
         beside_kept.append(f"DBOS {dbos.text()}: {times(kept, dbos)}")
+
+    def row(figure: str, cost: Cost, beside: list[str], limit: float) -> Row:
+        return Row(figure, cost.text(), "; ".join(beside), f"<= {limit:g} us", cost.wall <= limit / 1e6)
+
     return [
-        Row("plain async stage with a contract, over a bare await", over.text(), "; ".join(beside), "<= 20 us", over.wall <= 20e-6),
-        Row("the same with timeout=60", over_timed.text(), f"asyncio.timeout {limited.text()}", "<= 40 us", over_timed.wall <= 40e-6),
-        Row("checkpointed stage, over one commit", over_kept.text(), "; ".join(beside_kept), "<= 40 us", over_kept.wall <= 40e-6),
+        row("plain async stage with a contract, over a bare await", over, beside, 20),
+        row("the same with timeout=60", over_timed, [f"asyncio.timeout {limited.text()}"], 40),
+        row("checkpointed stage, over one commit", over_kept, beside_kept, 40),
         memory_row(place, quick),
         resume_row(place, quick),
     ]

@@ -63,11 +63,17 @@ def trial_rows(place: Path, quick: bool) -> list[Row]:
     large, large_bytes = trial_cost(place, many, 1 if quick else 2)
     awaited, _ = trial_cost(place, few, rounds, awaited_square)
     size = (large_bytes - small_bytes) / (many - few)
-    ratio = large.cpu / small.cpu
+    flat = large.cpu / small.cpu
+
+    def row(count: int, kind: str, cost: Cost, beside: str) -> Row:
+        figure = f"persisted trial, {count:,} trials, {kind} objective"
+        return Row(figure, cost.text(), beside, "CPU <= 150 us", cost.cpu <= 150e-6)
+
     found = [
-        Row(f"persisted trial, {few:,} trials, sync objective", small.text(), f"{1 / small.wall:,.0f} trials/s", "CPU <= 150 us", small.cpu <= 150e-6),
-        Row(f"persisted trial, {many:,} trials, sync objective", large.text(), f"{ratio:.2f}x the CPU at {few:,}", "flat, CPU <= 150 us", ratio < 1.15 and large.cpu <= 150e-6),
-        Row(f"persisted trial, {few:,} trials, async objective", awaited.text()),
+        row(few, "async", awaited, f"{1 / awaited.wall:,.0f} trials/s"),
+        row(few, "sync", small, f"{1 / small.wall:,.0f} trials/s"),
+        row(many, "sync", large, f"{1 / large.wall:,.0f} trials/s"),
+        Row(f"CPU of a trial at {many:,} over one at {few:,}", f"{flat:.2f}x", "", "flat", flat < 1.15),
         Row("bytes of the store per trivial trial", f"{size:.0f}", "", "<= 300", size <= 300),
     ]
     if have("optuna"):
@@ -81,12 +87,17 @@ def optuna_rows(place: Path, quick: bool, ours: Cost) -> list[Row]:
     from optuna.storages.journal import JournalFileBackend
 
     names = iter(str(place / f"optuna{number}") for number in range(100))
-    count, rounds = (10, 1) if quick else (100, 2)
+    count, rounds = (10, 1) if quick else (100, 3)
     sqlite = optuna_cost(lambda: f"sqlite:///{next(names)}.db", count, rounds)
     journal = optuna_cost(lambda: JournalStorage(JournalFileBackend(next(names))), count * 5, rounds)
+
+    def beside(name: str, theirs: Cost, least: int) -> Row:
+        found = f"{theirs.text()}: {times(ours, theirs)}"
+        return Row(f"the same, sync, beside {name}", ours.text(), found, f">= {least}x", theirs.wall >= least * ours.wall)
+
     return [
-        Row("the same beside Optuna on SQLite", ours.text(), f"{sqlite.text()}: {times(ours, sqlite)}", ">= 40x", sqlite.wall >= 40 * ours.wall),
-        Row("the same beside Optuna's JournalStorage", ours.text(), f"{journal.text()}: {times(ours, journal)}", ">= 4x", journal.wall >= 4 * ours.wall),
+        beside("Optuna on SQLite", sqlite, 40),
+        beside("Optuna's JournalStorage", journal, 4),
     ]
 
 
@@ -206,7 +217,7 @@ def resume_rows(place: Path, quick: bool) -> list[Row]:
         kinds.append(("TPE", OptunaOptimizer))
     found = []
     for label, make in kinds:
-        watch, seen = Watch(), []
+        watch, seen = Watch(), list[Cost]()
 
         def timed(x: float, watch: Watch = watch, seen: list[Cost] = seen) -> float:
             seen.append(watch.read())
