@@ -126,8 +126,13 @@ def code_text(step: StageStep, fingerprints: Fingerprinter) -> str:
 
 def contract_id(act: Activation, handle: Handle) -> int | None:
     """Return the definition id of the stage's contract."""
-    text = text_of(act.step.contract)
-    return None if text is None else handle.store.definition("contract", structure_hash(text), stable_json(text))
+    step: StageStep = act.step
+    if step.contract is None:
+        return None
+    if step.promise is None:
+        text = text_of(step.contract)
+        step.promise = structure_hash(text), stable_json(text)
+    return handle.store.definition("contract", *step.promise)
 
 
 async def commit(act: Activation, handle: Handle, accepted: Accepted) -> None:

@@ -43,6 +43,7 @@ class StageStep:
     where: str
     call: Any = None
     code: str | None = None
+    promise: tuple[str, str] | None = None
     warned: bool = False
     classes: Any = None
     items: Items | None = None
