@@ -21,7 +21,7 @@ import anyio.lowlevel
 from anyio.lowlevel import EventLoopToken, current_token
 
 from sweep.clock import current_clock
-from sweep.errors import RunLocked, StoreError, StrategyError, TrialFailed, TrialPaused, TrialStopped
+from sweep.errors import PlacementError, RunLocked, StoreError, StrategyError, TrialFailed, TrialPaused, TrialStopped
 from sweep.executors.base import Executor, Task
 from sweep.experiments import events as ev
 from sweep.experiments.checkpoints import Checkpoints
@@ -307,6 +307,8 @@ class Driver:
                 kind = "stopped"
             except TrialPaused:
                 kind = "paused"
+            except PlacementError as refusal:  # asked for by the user or the scheduler: no trial could run
+                self._fail(refusal)
             except Exception as failure:  # noqa: BLE001  # a trial's failure is a result, kept with its traceback
                 kind, error = self._failed(trial, start, failure)
             except BaseExceptionGroup as group:

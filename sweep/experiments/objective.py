@@ -13,7 +13,7 @@ from dataclasses import dataclass
 from typing import Any, Literal, NamedTuple, Protocol, final
 
 from sweep.context import Context
-from sweep.errors import ContractError, did_you_mean
+from sweep.errors import ContractError, did_you_mean, near_miss
 from sweep.experiments.base import Experiment, field_annotations, value_of
 from sweep.experiments.identity import identity_of
 from sweep.pipeline.annotations import Record, describe, peel
@@ -139,7 +139,7 @@ class FunctionObjective:
     def _one(self, parameter: Parameter, space: SearchSpace, place: str, problems: list[str]) -> _Slot:
         distribution = space[parameter.name]
         given = value_type(distribution)
-        if parameter.annotation is not MISSING and subtype(given, parameter.annotation) is Verdict.REFUTED:
+        if parameter.annotation is not MISSING and not _fits(distribution, parameter.annotation):
             problems.append(
                 f"{place}: parameter {parameter.name!r} is {describe(parameter.annotation)}, "
                 f"but the space gives {describe(given)} ({distribution!r})"
@@ -159,7 +159,8 @@ class FunctionObjective:
         slots: list[_Slot] = []
         for parameter in left:
             whole = self._whole(parameter, len([one for one in left if not one.has_default]) == 1)
-            if whole is not None and not used:
+            alike = parameter.annotation is MISSING and near_miss(parameter.name, space) is not None
+            if whole is not None and not used and not alike:
                 used |= set(space)
                 slots.append(whole)
             elif not parameter.has_default:
@@ -389,8 +390,17 @@ def _type_problems(name: str, what: str, types: Mapping[str, Any], space: Search
     return [
         f"{name}: {what} {one!r} is {describe(annotation)}, but the space gives {describe(value_type(space[one]))}"
         for one, annotation in types.items()
-        if one in space and subtype(value_type(space[one]), annotation) is Verdict.REFUTED
+        if one in space and not _fits(space[one], annotation)
     ]
+
+
+def _fits(distribution: Any, annotation: Any) -> bool:
+    """Whether a parameter of that annotation can take a distribution's values; an int takes no continuous ones."""
+    given = value_type(distribution)
+    if subtype(given, annotation) is Verdict.REFUTED:
+        return False
+    continuous = given is float and not hasattr(distribution, "options") and not hasattr(distribution, "value")
+    return not (continuous and peel(annotation) is int)
 
 
 def number_of(value: Any) -> float | None:
