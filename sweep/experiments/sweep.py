@@ -372,6 +372,11 @@ class SweepExperiment(Experiment):
                 announce(opened, plan_of_sweep(machine, opened, is_leaf=callee.is_leaf))
             return SweepResult.of_machine(self.name, opened, machine, space)
         fresh = self._opening(past, machine, workers, budget, optimizer, scheduler, space, lines, handle)
+        if _was_over(past, fresh, opened):
+            machine.apply(past)
+            if asked is not None:
+                announce(opened, plan_of_sweep(machine, opened, is_leaf=callee.is_leaf))
+            return self._ended(root, opened, machine, space)
         if asked is None or not asked.dry_run:
             log.write(fresh, machine.trials, current_clock().wall())
             handle.store.commit()
@@ -390,11 +395,16 @@ class SweepExperiment(Experiment):
         driver.turn = lock
         driver.checkpoints = Checkpoints(handle.store, handle.root_id, machine)
         root.stream.emit("run.resumed" if past else "run.started", handle.run_id, handle.path, sweep=driver)
-        end = await driver.run()
-        opened.status, opened.reason = end.status, end.reason
-        result = SweepResult.of_machine(self.name, opened, machine, space, text=end.text)
+        await driver.run()
+        return self._ended(root, opened, machine, space)
+
+    def _ended(self, root: Root, opened: Opened, machine: Machine, space: SearchSpace) -> SweepResult:
+        """Write how the sweep ended, and return its result."""
+        handle = opened.handle
+        result = SweepResult.of_machine(self.name, opened, machine, space)
+        opened.status, opened.reason = result.status, result.reason
         result.write(handle)
-        root.stream.emit("run.ended", handle.run_id, handle.path, status=str(end.status), result=result)
+        root.stream.emit("run.ended", handle.run_id, handle.path, status=str(result.status), result=result)
         return result
 
     def _opening(
@@ -446,6 +456,12 @@ def _predictor(optimizer: Optimizer, lock: threading.Lock) -> Callable[..., Any]
             return predict(trials, resource)
 
     return in_turn
+
+
+def _was_over(past: Sequence[ev.Event], fresh: Sequence[ev.Event], opened: Opened) -> bool:
+    """Whether the last session died between the end of the sweep and that of its run, and nothing new is asked for."""
+    died = opened.before is not None and opened.before.status is Status.RUNNING
+    return died and len(fresh) == 1 and bool(past) and isinstance(past[-1], ev.Finished)
 
 
 def _resume_line(path: str, machine: Machine) -> str:
