@@ -336,6 +336,8 @@ class RunObjective:
         heads = {name.partition(".")[0] for name in space}
         if self.is_class:
             return self._class_problems(space, heads)
+        if self.what.level == "sweep":
+            return [f"{self.name}: a sweep has no inputs; give its class, or a function of the parameters that runs it"]
         compiled = self.what._compiled()
         return [*compiled.problems, *_input_problems(self.name, compiled, space)]
 

@@ -434,7 +434,7 @@ class Pipeline:
         values = {**(inputs or {}), **more_inputs}
 
         async def main(owns_loop: bool) -> State:
-            return await run_pipeline(self._checked, values, name, store, resume, durability, owns_loop, self._hooks)
+            return await run_pipeline(self._checked, values, name, store, resume, durability, owns_loop)
 
         return launch(State, main, "run()")
 

@@ -15,7 +15,7 @@ from sweep.pipeline.durable import Opened, Resume, RunSpec, open_child, open_top
 from sweep.pipeline.planning import announce, plan_of
 from sweep.pipeline.records import payload_type
 from sweep.pipeline.runner import execute
-from sweep.pipeline.runtime import Activation, Frame, Root, current_activation, open_root
+from sweep.pipeline.runtime import Activation, Frame, current_activation, open_root
 from sweep.pipeline.state import State
 from sweep.pipeline.steps import Compiled, StageStep
 from sweep.store.blobs import MemoryBlobs
@@ -35,32 +35,29 @@ async def run_pipeline(
     resume: Resume,
     durability: Durability,
     owns_loop: bool,
-    hooks: Mapping[str, Any],
 ) -> State:
     """Run a pipeline at the top, or below the stage activation in which this is called."""
     parent = current_activation()
     inherited = () if parent is None else parent.frame.hooks
     compiled = checked(hooks=inherited)
     state = State(complete(compiled, values, "run"))
-    frame_hooks = (*inherited, hooks) if hooks else inherited
     if parent is not None:
-        return await _below(parent, compiled, state, name, frame_hooks)
+        return await _below(parent, compiled, state, name)
     async with open_root(owns_loop) as root:
         if name is None:
-            return await execute(compiled, state, Frame(root, hooks=frame_hooks))
+            return await execute(compiled, state, Frame(root))
         spec = _spec(name, compiled, values)
         async with open_top(root, spec, store, resume, durability) as opened:
-            return await _durable(root, opened, compiled, state, frame_hooks)
+            return await _durable(opened, compiled, state, Frame(root, opened.handle, opened.handle.path))
 
 
-async def _below(
-    parent: Activation, compiled: Compiled, state: State, name: str | None, hooks: tuple[Mapping[str, Any], ...]
-) -> State:
-    frame = parent.frame
-    if name is None or frame.handle is None:
-        return await execute(compiled, state, Frame(frame.root, None, parent.path, hooks))
+async def _below(parent: Activation, compiled: Compiled, state: State, name: str | None) -> State:
+    outer = parent.frame
+    if name is None or outer.handle is None:
+        return await execute(compiled, state, outer.below(None, parent.path, owner=outer.owner))
     async with open_child(parent, _spec(name, compiled, dict(state._fields))) as opened:
-        return await _durable(frame.root, opened, compiled, state, hooks)
+        frame = outer.below(opened.handle, opened.handle.path, owner=outer.owner)
+        return await _durable(opened, compiled, state, frame)
 
 
 def _spec(name: str, compiled: Compiled, values: Mapping[str, Any]) -> RunSpec:
@@ -77,21 +74,18 @@ def _identity(value: Any) -> str:
         return f"{named.__module__}.{named.__qualname__}"
 
 
-async def _durable(
-    root: Root, opened: Opened, compiled: Compiled, state: State, hooks: tuple[Mapping[str, Any], ...]
-) -> State:
+async def _durable(opened: Opened, compiled: Compiled, state: State, frame: Frame) -> State:
     if opened.request is not None:
         announce(opened, plan_of(compiled, opened))
     if opened.finished:
         found = finished_state(opened, compiled)
         if found is not None:
             return found
-    handle = opened.handle
-    kind = "run.resumed" if opened.before else "run.started"
-    root.stream.emit(kind, handle.run_id, handle.path)
-    last = await execute(compiled, state, Frame(root, handle, handle.path, hooks))
+    handle, stream = opened.handle, frame.root.stream
+    stream.emit("run.resumed" if opened.before else "run.started", handle.run_id, handle.path)
+    last = await execute(compiled, state, frame)
     keep_state(opened, compiled, last)
-    root.stream.emit("run.ended", handle.run_id, handle.path, status="completed")
+    stream.emit("run.ended", handle.run_id, handle.path, status="completed")
     return last
 
 
