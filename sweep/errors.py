@@ -11,6 +11,7 @@
     ├── StrategyError          an optimizer or scheduler broke its protocol
     ├── PlacementError         resources were asked for that do not exist
     ├── TrialFailed            a trial ended by error, signal, timeout or loss
+    ├── ItemFailed             an item of a map failed in an earlier session
     ├── NoResult               there is nothing to read: no trial completed
     ├── NotAwaited             a pending result was read inside an event loop
     ├── NotStorable            a value cannot be written to the store
@@ -46,6 +47,7 @@ __all__ = [
     "ContractError",
     "ContractViolation",
     "HookError",
+    "ItemFailed",
     "MissingExtra",
     "NoResult",
     "NotAwaited",
@@ -228,6 +230,22 @@ class TrialFailed(SweepError):
     ) -> None:
         self.kind, self.exit_code, self.signal, self.traceback = kind, exit_code, signal, traceback
         super().__init__(message)
+
+
+class ItemFailed(SweepError):
+    """An item of a map failed, in an earlier session of the run.
+
+    Attributes:
+        kind: Name of the class of its error.
+        message: What that error said.
+    """
+
+    def __init__(self, kind: str, message: str) -> None:
+        self.kind, self.message = kind, message
+        super().__init__(f"{kind}: {message}" if message else kind)
+
+    def __reduce__(self) -> tuple[type[ItemFailed], tuple[str, str]]:
+        return type(self), (self.kind, self.message)
 
 
 class NoResult(SweepError):

@@ -15,8 +15,8 @@ from sweep.experiments.result import RunResult
 from sweep.experiments.standing import values_of
 from sweep.pipeline.durable import Opened, RunSpec, open_top
 from sweep.pipeline.request import Request
-from sweep.pipeline.runner import StageSession
 from sweep.pipeline.runtime import Activation, Frame, Root
+from sweep.pipeline.session import StageSession
 from sweep.store.runs import TRIAL, RunRow, children, read_run
 from sweep.store.writer import Durability, Store
 from sweep.trial import Objective as Goal

@@ -3,7 +3,7 @@
 A ``Call`` takes an activation and returns its outcome. ``compose`` wraps the leaf in the
 hooks that the stage has, outer to inner::
 
-    cache · on_error · retry · resources · timeout · before · profile · function ·
+    cache · on_error · retry · resources · timeout · breakpoint · before · profile · function ·
     transform · contract · validate
 
 ``skip_if`` and ``checkpoint`` come before, ``metrics`` and ``after`` follow the commit: those
@@ -14,8 +14,10 @@ from __future__ import annotations
 
 import inspect
 import random
+import sys
 import time
 import warnings
+from bdb import BdbQuit
 from collections.abc import Awaitable, Callable, Mapping
 from typing import Any
 
@@ -25,10 +27,13 @@ from sweep.pipeline.contracts import Accepted
 from sweep.pipeline.nodes import Retry
 from sweep.pipeline.records import accept, attempts_before, cached, failed_attempt, forget_attempt, keep_in_cache
 from sweep.pipeline.runtime import Activation
+from sweep.pipeline.state import State
 from sweep.trial import Resources
 
-__all__ = ["Call", "ask", "compose", "named", "required"]
+__all__ = ["NO_TERMINAL", "Call", "ask", "at_terminal", "compose", "named", "required"]
 
+
+NO_TERMINAL = "breakpoint= opens a debugger, but stdin is no terminal; take it out, or run in one"
 
 Call = Callable[[Activation], Awaitable[Accepted]]
 Wrap = Callable[[Any, Call], Call]
@@ -126,7 +131,9 @@ def _timeout(seconds: float, inner: Call) -> Call:
             outcome = await inner(act)
         if scope.cancelled_caught:
             note = ""
-            if not act.step.unit.signature.is_async and act.step.unit.kind == "function":
+            if act.step.hooks.get("isolate"):
+                note = "; its process was killed"
+            elif not act.step.unit.signature.is_async and act.step.unit.kind == "function":
                 note = "; its thread was abandoned and its late result will be dropped"
                 warnings.warn(f"stage {act.path!r} timed out{note}", RuntimeWarning, stacklevel=2)
             raise StageTimeout(act.path, seconds, note)
@@ -135,6 +142,32 @@ def _timeout(seconds: float, inner: Call) -> Call:
         return outcome
 
     return call
+
+
+def _breakpoint(condition: Any, inner: Call) -> Call:
+    async def call(act: Activation) -> Accepted:
+        from sweep.process import inside_child  # the child runner is not needed before
+
+        if not inside_child() and (condition is True or await ask(condition, act.path, act.state)):
+            if not at_terminal():
+                raise ContractError(f"stage {act.path!r}", [NO_TERMINAL])
+            try:
+                _stop(act.state, act.path)
+            except BdbQuit:
+                raise KeyboardInterrupt from None  # `quit` ends the run; no hook is to catch it
+        return await inner(act)
+
+    return call
+
+
+def at_terminal() -> bool:
+    """Whether somebody can answer a debugger."""
+    return sys.stdin is not None and sys.stdin.isatty()
+
+
+def _stop(state: State, stage: str) -> None:
+    """Open the debugger (``PYTHONBREAKPOINT`` says which) with ``state`` and ``stage`` at hand."""
+    breakpoint()
 
 
 def _before(hooks: Any, inner: Call) -> Call:
@@ -207,6 +240,7 @@ _ORDER: tuple[tuple[str, Wrap], ...] = (
     ("retry", _retry),
     ("resources", _resources),
     ("timeout", _timeout),
+    ("breakpoint", _breakpoint),
     ("before", _before),
     ("profile", _profile),
     ("validate", _validate),

@@ -44,7 +44,17 @@ class MapCheck:
         rest = tuple(one for one in unit.signature.parameters if one is not taker)
         without = replace(unit, signature=replace(unit.signature, parameters=rest))
         bindings = self.check.bind(replace(node, settings=settings), without, place)
-        item = StageStep(node.name, unit, bindings, None, per_item, node.where, item_contract=item_contract)
+        item = StageStep(
+            node.name,
+            unit,
+            bindings,
+            None,
+            per_item,
+            node.where,
+            item_contract=item_contract,
+            is_item=True,
+            keeps_value=contract is not None,
+        )
         items = Items(item, each.over, "" if taker is None else taker.name, each.concurrency, each.goes_on)
         whole = self.whole(node, each, unit)
         shared = (Binding(each.over, "field", each.over), *(one for one in bindings if one.source != "context"))

@@ -12,7 +12,7 @@ from sweep.pipeline.records import ATTEMPTS, UNSTORED, code_text, kept
 from sweep.pipeline.request import Plan, PlanLine, Planned
 from sweep.pipeline.runner import reached
 from sweep.pipeline.runtime import Handle
-from sweep.pipeline.steps import Compiled, LoopStep, StageStep, Step
+from sweep.pipeline.steps import BranchStep, Compiled, Items, LoopStep, StageStep, Step
 from sweep.store.runs import RunRow, children
 from sweep.tracker.stream import say
 from sweep.trial import Status
@@ -55,8 +55,32 @@ class _Walk:
         for step in steps:
             if isinstance(step, StageStep):
                 yield from self.stage(step, f"{prefix}{step.name}{suffix}")
-            else:
+            elif isinstance(step, LoopStep):
                 yield from self.loop(step, prefix, suffix)
+            elif isinstance(step, BranchStep):
+                yield from self.branch(step, f"{prefix}{step.name}{suffix}")
+            else:
+                yield from self.steps(step.stages, prefix, suffix)
+
+    def branch(self, step: BranchStep, key: str) -> Iterator[PlanLine]:
+        """Yield the lines of the side that was taken."""
+        entry = None if step.name in self.handle.redo else self.handle.journal.get(f"{key}!branch")
+        if entry is None:
+            yield PlanLine(key, "runs", "its predicate says which side")
+        else:
+            yield from self.steps(step.then if entry.value == "then" else step.otherwise, f"{key}/", "")
+
+    def items(self, items: Items, key: str) -> Iterator[PlanLine]:
+        """Yield a line for the items that are restored, and what there is of those that are not."""
+        redo = items.step.name in self.handle.redo
+        below = {one for one in self.handle.journal if one.startswith(f"{key}[")}
+        done = {one for one in below if one.endswith("]") and kept(items.step, one, self.handle) is not None}
+        if done and not redo:
+            yield PlanLine(f"{key}[]", "restored", f"{len(done)} item{'s' if len(done) != 1 else ''}")
+        if items.step.unit.nested is not None:
+            begun = {one[: one.index("]", len(key)) + 1] for one in below} - done
+            for one in sorted(begun, key=lambda text: int(text[len(key) + 1 : -1])):
+                yield from self.steps(items.step.unit.nested.steps, f"{one}/", "")
 
     def stage(self, step: StageStep, key: str) -> Iterator[PlanLine]:
         entry = kept(step, key, self.handle)
@@ -70,6 +94,8 @@ class _Walk:
             yield PlanLine(key, "skipped")
             return
         yield self.again(step, key, None if found is None else found.kind)
+        if step.items is not None:
+            yield from self.items(step.items, key)
         if step.unit.nested is not None:
             yield from self.steps(step.unit.nested.steps, f"{key}/", "")
         for row in children(self.handle.store, self.handle.run_id):

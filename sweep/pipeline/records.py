@@ -2,26 +2,28 @@
 
 from __future__ import annotations
 
+import json
 import warnings
 from collections.abc import Mapping
 from typing import Any
 
 from sweep.clock import current_clock
-from sweep.errors import ContractError, ContractViolation, NotStorable
+from sweep.errors import ContractError, ContractViolation, ItemFailed, NotStorable
 from sweep.fingerprint import Fingerprinter, stable_json, structure_hash
 from sweep.pipeline.contracts import Accepted, OutputContract
 from sweep.pipeline.nodes import Cache
 from sweep.pipeline.runtime import Activation, Handle
-from sweep.pipeline.steps import StageStep, text_of
+from sweep.pipeline.steps import Results, StageStep, text_of
 from sweep.store.codec import Classes
 from sweep.store.journal import Entry, Journal
 
 __all__ = [
-    "ATTEMPTS", "UNSTORED", "accept", "attempts_before", "cached", "code_text", "commit",
-    "failed_attempt", "forget_attempt", "keep_in_cache", "kept", "payload_type", "restore",
+    "ATTEMPTS", "UNSTORED", "accept", "attempts_before", "cached", "code_text", "commit", "commit_item", "failed_attempt",
+    "forget_attempt", "keep_in_cache", "kept", "note_failures", "payload_type", "plain", "restore", "restore_item",
+    "with_failures",
 ]  # fmt: skip
 
-STAGE, DONE, UNSTORED, ATTEMPTS = "stage", "done", "unstored", "attempts"
+STAGE, DONE, UNSTORED, ATTEMPTS, FAILURES = "stage", "done", "unstored", "attempts", "failures"
 _NOTHING = Accepted({}, None, {})
 
 
@@ -33,7 +35,8 @@ def accept(act: Activation, returned: Any) -> Accepted:
     """
     contract = act.step.contract
     if contract is None:
-        return Accepted({}, returned, {})
+        item = act.step.item_contract
+        return Accepted({}, returned, {}) if item is None else item.accept(act.path, returned)
     found: Accepted = contract.accept(act.path, returned, act.frame.contracts)
     return found
 
@@ -41,7 +44,7 @@ def accept(act: Activation, returned: Any) -> Accepted:
 def payload(contract: OutputContract, accepted: Accepted) -> dict[str, Any]:
     """Return what is stored of an outcome: the model under ``""``, or the fields by name."""
     if contract.model is None:
-        return dict(accepted.updates)
+        return plain(accepted.updates)
     own = contract.fields
     return {"": accepted.output, **{name: value for name, value in accepted.updates.items() if name not in own}}
 
@@ -85,12 +88,14 @@ def restore(act: Activation, handle: Handle) -> Accepted | None:
     value = handle.journal.decode(act.key, str(entry.value), _classes(act, step.contract))
     handle.journal.forget(act.key)
     try:
-        return step.contract.accept(act.path, value[""] if set(value) == {""} else value, act.frame.contracts)
+        found = step.contract.accept(act.path, value[""] if set(value) == {""} else value, act.frame.contracts)
     except ContractViolation as error:
         error.add_note(
             f"this output was saved by an earlier session of run {handle.path!r}; redo it: --redo {step.name}"
         )
         raise
+    with_failures(handle, act.key, found.updates)
+    return found
 
 
 def _compare_code(act: Activation, handle: Handle, entry: Entry) -> None:
@@ -153,7 +158,47 @@ async def commit(act: Activation, handle: Handle, accepted: Accepted) -> None:
             kind = UNSTORED
     ids = (code_id(act, handle), contract_id(act, handle))
     handle.journal.put(act.key, kind, text, code=ids[0], contract=ids[1])
+    note_failures(handle, act.key, accepted.updates)
+    if step.items is not None and kind != UNSTORED:
+        handle.journal.discard_below(f"{act.key}[")  # what is kept of single items; the whole takes their place
     await handle.commit(act.frame.root.threads)
+
+
+async def commit_item(act: Activation, handle: Handle, accepted: Accepted) -> None:
+    """Queue the outcome of one item of a map for the next commit."""
+    step: StageStep = act.step
+    text, kind = None, DONE
+    if step.keeps_value:
+        value, place = accepted.output, f"item {act.path!r}, output"
+        try:
+            if is_small(value):
+                text = handle.journal.encode(value, _item_classes(step), place=place)
+            else:
+                text = await act.frame.root.threads.run(handle.journal.encode, value, _item_classes(step), place=place)
+            kind = STAGE
+        except NotStorable as error:
+            _cannot_keep(act, error)
+            kind = UNSTORED
+    handle.journal.put(act.key, kind, text, code=code_id(act, handle))
+
+
+def restore_item(act: Activation, handle: Handle) -> Accepted | None:
+    """Return the journaled outcome of one item of a map, or None if it is to run."""
+    step: StageStep = act.step
+    entry = kept(step, act.key, handle)
+    if entry is None:
+        return None
+    _compare_code(act, handle, entry)
+    value = None if entry.value is None else handle.journal.decode(act.key, entry.value, _item_classes(step))
+    handle.journal.forget(act.key)
+    return Accepted({}, value, {}) if step.item_contract is None else step.item_contract.accept(act.path, value)
+
+
+def _item_classes(step: StageStep) -> Classes:
+    if step.classes is None:
+        step.classes = Classes(Any if step.item_contract is None else step.item_contract.annotation)
+    found: Classes = step.classes
+    return found
 
 
 async def _encoded(act: Activation, journal: Journal, contract: OutputContract, accepted: Accepted) -> str:
@@ -164,6 +209,42 @@ async def _encoded(act: Activation, journal: Journal, contract: OutputContract, 
     if all(isinstance(value, str | int | float | bool | None) for value in data.values()):
         return journal.encode(data, expected, place=place)
     return await act.frame.root.threads.run(journal.encode, data, expected, place=place)
+
+
+def is_small(value: Any) -> bool:
+    """Whether a value is encoded in no time: a scalar, or a few of them."""
+    if isinstance(value, str | int | float | bool | None):
+        return True
+    parts = value.values() if type(value) is dict else value if type(value) in (list, tuple) else None
+    return parts is not None and len(parts) <= 16 and all(isinstance(one, str | int | float | None) for one in parts)
+
+
+# ---------------------------------------------------------------- failures of items
+
+
+def note_failures(handle: Handle, key: str, values: Mapping[str, Any]) -> None:
+    """Journal the errors that results carry, in words."""
+    found = {
+        name: {index: [type(error).__name__, str(error)] for index, error in value.failures.items()}
+        for name, value in values.items()
+        if type(value) is Results and value.failures
+    }
+    if found:
+        handle.journal.put(f"{key}!{FAILURES}", FAILURES, json.dumps(found))
+
+
+def plain(values: Mapping[str, Any]) -> dict[str, Any]:
+    """Return values as they are stored: results of maps are plain lists."""
+    return {name: list(one) if type(one) is Results else one for name, one in values.items()}
+
+
+def with_failures(handle: Handle, key: str, values: dict[str, Any]) -> None:
+    """Put journaled errors back on restored results."""
+    entry = handle.journal.get(f"{key}!{FAILURES}")
+    found = {} if entry is None or entry.value is None else json.loads(entry.value)
+    for name, errors in found.items():
+        if isinstance(values.get(name), list):
+            values[name] = Results(values[name], {int(index): ItemFailed(*words) for index, words in errors.items()})
 
 
 def _cannot_keep(act: Activation, error: NotStorable) -> None:

@@ -3,21 +3,25 @@
 from __future__ import annotations
 
 import inspect
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Iterable
+from dataclasses import replace
 from functools import partial
-from pathlib import Path
-from typing import Any, final
+from typing import Any
 
 from sweep.clock import current_clock
-from sweep.context import Context
-from sweep.errors import HookError, SweepError
-from sweep.pipeline.contracts import Accepted, OutputContract
+from sweep.errors import ContractViolation, HookError, SweepError
+from sweep.pipeline.contracts import Accepted
 from sweep.pipeline.hooks import ask, compose, named
+from sweep.pipeline.isolation import Carried, Job, NoSession
+from sweep.pipeline.mapping import keep_failures, run_map
 from sweep.pipeline.records import accept, commit, restore
 from sweep.pipeline.runtime import ACTIVATION, Activation, Frame, Handle
+from sweep.pipeline.session import facts_of, session_of, stage_context
 from sweep.pipeline.state import State
-from sweep.pipeline.steps import Binding, Compiled, LoopStep, StageStep, Step
-from sweep.trial import Decision
+from sweep.pipeline.steps import Binding, BranchStep, Compiled, LoopStep, ParallelStep, StageStep, Step, result_names
+from sweep.pipeline.subtypes import Verdict, subtype
+from sweep.pipeline.together import together
+from sweep.trial import Resources
 
 __all__ = ["execute", "reached"]
 
@@ -35,16 +39,22 @@ async def execute(compiled: Compiled, state: State, frame: Frame, *, prefix: str
 async def _sequence(steps: Iterable[Step], state: State, frame: Frame, prefix: str, suffix: str) -> State:
     for step in steps:
         if isinstance(step, StageStep):
-            state = await _stage(step, state, frame, f"{prefix}{step.name}{suffix}")
-        else:
+            accepted = await _stage(step, state, frame, f"{prefix}{step.name}{suffix}")
+            state = state._with(accepted.updates, accepted.models)
+        elif isinstance(step, LoopStep):
             state = await _loop(step, state, frame, prefix, suffix)
+        elif isinstance(step, BranchStep):
+            state = await _branch(step, state, frame, f"{prefix}{step.name}{suffix}")
+        else:
+            state = await _parallel(step, state, frame, prefix, suffix)
     return state
 
 
 # ---------------------------------------------------------------- stage
 
 
-async def _stage(step: StageStep, state: State, frame: Frame, key: str) -> State:
+async def _stage(step: StageStep, state: State, frame: Frame, key: str) -> Accepted:
+    """Run a stage, or restore it; return what it adds to the State."""
     act = Activation(frame, step, key, state)
     handle, stream = frame.handle, frame.root.stream
     run_id = handle.run_id if handle else 0
@@ -52,10 +62,10 @@ async def _stage(step: StageStep, state: State, frame: Frame, key: str) -> State
         found = restore(act, handle)
         if found is not None:
             stream.emit("stage.restored", run_id, act.path)
-            return state._with(found.updates, found.models)
+            return found
     if await _skipped(act, handle):
         stream.emit("stage.skipped", run_id, act.path)
-        return state
+        return Accepted({}, None, {})
     if stream:
         stream.emit("stage.started", run_id, act.path, state=state, inputs=_arguments(step.bindings, act))
         act.started = current_clock().now()
@@ -65,9 +75,8 @@ async def _stage(step: StageStep, state: State, frame: Frame, key: str) -> State
     if stream:
         seconds = current_clock().now() - act.started
         stream.emit("stage.ended", run_id, act.path, output=accepted.output, attempt=act.attempt, seconds=seconds)
-    state = state._with(accepted.updates, accepted.models)
     await _afterwards(act, accepted)
-    return state
+    return accepted
 
 
 async def _attempted(act: Activation) -> Accepted:
@@ -92,48 +101,95 @@ async def _attempted(act: Activation) -> Accepted:
 async def _leaf(act: Activation) -> Accepted:
     """Call the function itself, then transform and contract."""
     step: StageStep = act.step
-    unit, kwargs, place = step.unit, act.kwargs or {}, act.frame.place
-    args: list[Any] = []
-    if unit.positional:
-        kwargs = dict(kwargs)
-        args = [kwargs.pop(name) for name in unit.positional if name in kwargs]
-    if step.context_name is not None and not (place is not None and unit.kind == "function"):
-        kwargs = {**kwargs, step.context_name: stage_context(act)}
-    if unit.nested is not None:
+    unit = step.unit
+    if step.items is not None:
+        item = step.items.step
+        if item.call is None:
+            item.call = compose(item.hooks, _leaf)
+        returned: Any = await run_map(act, item.call)
+    elif unit.nested is not None:
         returned = await _nested(act, unit.nested)
-    elif place is not None and unit.kind == "function":
-        function = partial(unit.function, *args) if args else unit.function
-        returned = await place(act, function, kwargs, step.context_name)
-    elif unit.signature.is_async:
-        returned = await unit.function(*args, **kwargs)
+    elif unit.kind == "function" and (act.frame.place is not None or "isolate" in step.hooks):
+        returned = await _elsewhere(act)
     else:
-        returned = await act.frame.root.threads.run(unit.function, *args, **kwargs)
-    if inspect.isawaitable(returned):
-        returned = await returned
-    if unit.kind == "experiment" and step.contract is not None:
-        returned = _asked_of(returned, step.contract)
+        returned = await _here(act)
+    if unit.kind == "experiment":
+        returned = _asked_of(returned, step)
     transform = step.hooks.get("transform")
     if transform is not None:
         returned = await ask(transform, act.path, returned)
-    return accept(act, returned)
+    accepted = accept(act, returned)
+    if step.items is not None or unit.nested is not None:
+        keep_failures(returned, accepted)
+    return accepted
+
+
+async def _here(act: Activation) -> Any:
+    """Call the function in this process."""
+    step: StageStep = act.step
+    unit, kwargs, args = step.unit, act.kwargs or {}, list[Any]()
+    if step.context_name is not None:
+        kwargs = {**kwargs, step.context_name: stage_context(act)}
+    if unit.positional:
+        kwargs = dict(kwargs)
+        args = [kwargs.pop(name) for name in unit.positional if name in kwargs]
+    if unit.signature.is_async:
+        returned = await unit.function(*args, **kwargs)
+    else:
+        returned = await act.frame.root.threads.run(unit.function, *args, **kwargs)
+    return await returned if inspect.isawaitable(returned) else returned
+
+
+async def _elsewhere(act: Activation) -> Any:
+    """Call the function in a child of our own, or where the executor of the sweep places it."""
+    step: StageStep = act.step
+    unit, frame, kwargs = step.unit, act.frame, act.kwargs or {}
+    if step.hooks.get("isolate"):
+        if step.isolated is None:
+            step.isolated = Carried(unit.function, unit.positional, step.context_name)
+        directory = None if frame.handle is None else frame.handle.store.run_directory(frame.handle.run_id)
+        resources = step.hooks.get("resources") or Resources(cpus=frame.root.slots.cpus)
+        job = Job(step.isolated, kwargs, step.context_name, resources, facts_of(act), directory, directory)
+        return await frame.root.isolation.run(job, session_of(act) or NoSession(), act.deadline)
+    if frame.place is None:
+        return await _here(act)
+    function = unit.function
+    if unit.positional:
+        kwargs = dict(kwargs)
+        function = partial(function, *[kwargs.pop(name) for name in unit.positional if name in kwargs])
+    act.frame = replace(frame, place=None)  # runs that it starts are part of its own slot
+    try:
+        return await frame.place(act, function, kwargs, step.context_name)
+    finally:
+        act.frame = frame
 
 
 async def _nested(act: Activation, compiled: Compiled) -> Any:
-    """Run a sub-pipeline in place; return the fields its stage's contract asks for."""
-    frame = act.frame
+    """Run a sub-pipeline in place; return the fields its stage's contract asks for, for an item what it comes to."""
+    frame, step = act.frame, act.step
     inner = frame.below(frame.handle, frame.path if frame.handle is not None else act.path, owner=frame.owner)
     prefix = f"{act.key}/" if frame.handle is not None else ""
     state = await execute(compiled, State(act.kwargs), inner, prefix=prefix)
-    contract = act.step.contract
-    if contract is None:
+    if step.is_item:
+        found = {name: state[name] for name in result_names(compiled.steps) if name in state}
+        return next(iter(found.values())) if len(found) == 1 else found or None
+    if step.contract is None:
         return None
-    return {name: state[name] for name in contract.fields if name in state}
+    return {name: state[name] for name in step.contract.fields if name in state}
 
 
-def _asked_of(result: Any, contract: OutputContract) -> Any:
-    """Return what a contract asks of an experiment: fields of its State or its summary, else the result itself."""
-    known = {**result.state._asdict(), **result}
-    return {name: known[name] for name in contract.fields} if all(name in known for name in contract.fields) else result
+def _asked_of(result: Any, step: StageStep) -> Any:
+    """Return what a contract asks of an experiment: fields of its State or its summary, else the result itself.
+
+    An item of a map is the result where its contract takes a mapping, else the value the experiment came to.
+    """
+    if step.item_contract is not None:
+        takes_mapping = subtype(dict[str, Any], step.item_contract.annotation) is not Verdict.REFUTED
+        return result if takes_mapping else result.value
+    if step.contract is None:
+        return result
+    known, names = {**result.state._asdict(), **result}, step.contract.fields
+    return {name: known[name] for name in names} if all(name in known for name in names) else result
 
 
 def _arguments(bindings: tuple[Binding, ...], act: Activation) -> dict[str, Any]:
@@ -198,7 +254,7 @@ async def _loop(step: LoopStep, state: State, frame: Frame, prefix: str, suffix:
             goes_on = index < last
         else:
             begun = handle is not None and reached(step.body, prefix, inner, handle)
-            goes_on = begun or bool(await ask(step.predicate, f"{frame.path}/{step.name}", state))
+            goes_on = begun or await _holds(step, state, frame)
         if not goes_on:
             break
         if step.max_iterations is not None and index >= step.max_iterations:
@@ -211,95 +267,68 @@ async def _loop(step: LoopStep, state: State, frame: Frame, prefix: str, suffix:
         index += 1
     if handle is not None and last is None:
         handle.journal.put(mark, "loop", str(index))
+        await handle.commit(frame.root.threads)
     return state
 
 
 def reached(steps: Iterable[Step], prefix: str, suffix: str, handle: Handle) -> bool:
     """Whether an earlier session has journaled anything of these steps."""
-    for step in steps:
-        if isinstance(step, StageStep):
-            key, nested = f"{prefix}{step.name}{suffix}", step.unit.nested
-            if handle.journal.get(key) is not None or (nested and reached(nested.steps, f"{key}/", "", handle)):
-                return True
-        elif reached(step.body, prefix, f"{suffix}.0" if suffix else "#0", handle):
-            return True
-    return False
+    return any(_reached(step, prefix, suffix, handle) for step in steps)
 
 
-# ---------------------------------------------------------------- context
+def _reached(step: Step, prefix: str, suffix: str, handle: Handle) -> bool:
+    if isinstance(step, ParallelStep):
+        return reached(step.stages, prefix, suffix, handle)
+    if handle.journal.has(f"{prefix}{step.name}{suffix}"):
+        return True
+    return isinstance(step, LoopStep) and reached(step.body, prefix, f"{suffix}.0" if suffix else "#0", handle)
 
 
-def stage_context(act: Activation) -> Context:
-    """Return the context of a stage activation."""
-    frame, handle = act.frame, act.frame.handle
-    session = (
-        frame.session if frame.session is not None else (StageSession(act, handle) if handle is not None else None)
-    )
-    return Context(
-        session,
-        run_id=handle.run_id if handle else 0,
-        path=act.path,
-        trial=frame.facts.get("trial"),
-        attempt=act.attempt,
-        step=frame.facts.get("step", 0),
-        seed=frame.facts.get("seed", handle.seed if handle else 0),
-        directory=handle.store.run_directory(handle.run_id) if handle else None,
-        deadline=act.deadline,
-        tracker=frame.facts.get("tracker"),
-    )
+# ---------------------------------------------------------------- branch, parallel
 
 
-@final
-class StageSession:
-    """The session of a stage outside a sweep: what it saves is kept under its own key."""
+async def _branch(step: BranchStep, state: State, frame: Frame, key: str) -> State:
+    """Take the side that the predicate says, or that an earlier session took; committed before its stages begin."""
+    handle = frame.handle
+    entry = None if handle is None or step.name in handle.redo else handle.journal.get(f"{key}!branch")
+    if entry is not None:
+        takes = entry.value == "then"
+    else:
+        takes = await _holds(step, state, frame)
+        if handle is not None:
+            handle.journal.put(f"{key}!branch", "branch", "then" if takes else "otherwise")
+            await handle.commit(frame.root.threads)
+    return await _sequence(step.then if takes else step.otherwise, state, frame, f"{key}/", "")
 
-    next_decision: int | None = None
 
-    def __init__(self, act: Activation, handle: Handle) -> None:
-        self._act, self._handle = act, handle
+async def _holds(step: LoopStep | BranchStep, state: State, frame: Frame) -> bool:
+    """Ask a predicate."""
+    try:
+        return bool(await ask(step.predicate, f"{frame.path}/{step.name}", state))
+    except Exception as error:
+        kind = "loop" if isinstance(step, LoopStep) else "branch"
+        error.add_note(f"in the predicate of {kind} {step.name!r} ({step.where})")
+        raise
 
-    def report(self, step: int, metrics: Mapping[str, float]) -> Decision:
-        """Record metrics; nobody decides."""
-        for name, value in metrics.items():
-            self.log_metric(name, value, step)
-        return Decision.CONTINUE
 
-    def save(self, value: Any) -> None:
-        """Keep a checkpoint of the stage, in place of the one before."""
-        place = f"ctx.save() in stage {self._act.path!r}"
-        text = self._handle.journal.encode(value, place=place)
-        self._handle.journal.replace(f"{self._act.key}!saved", "saved", text)
-        self._handle.store.commit()
+async def _parallel(step: ParallelStep, state: State, frame: Frame, prefix: str, suffix: str) -> State:
+    """Run stages at once on the same State, and add what all of them give."""
+    outcomes: dict[str, Accepted] = {}
 
-    def load(self) -> Any | None:
-        """Return the checkpoint of an earlier attempt, or None."""
-        query = "SELECT value FROM journal WHERE run_id=? AND key=?"
-        key = f"{self._act.key}!saved"
-        row = self._handle.store.row(query, (self._handle.run_id, key))
-        return None if row is None else self._handle.journal.decode(key, row[0])
+    async def run(stage: StageStep) -> None:
+        outcomes[stage.name] = await _stage(stage, state, frame, f"{prefix}{stage.name}{suffix}")
 
-    def log(self, message: str) -> None:
-        """Hand a line to the sinks."""
-        self._act.frame.root.stream.emit("log", self._handle.run_id, self._act.path, message=message)
-
-    def log_metric(self, name: str, value: float, step: int | None) -> None:
-        """Queue a metric for the next commit."""
-        query = "INSERT INTO metric(run_id, name, step, value) VALUES (?,?,?,?)"
-        self._handle.store.add(query, (self._handle.run_id, name, step, value))
-        self._act.frame.root.stream.emit(
-            "metric", self._handle.run_id, self._act.path, name=name, value=value, step=step
-        )
-
-    def log_artifact(self, path: Path) -> None:
-        """Note a file; it stays where it is."""
-        query = "INSERT INTO artifact(run_id, name, kind, path, size, at) VALUES (?,?,?,?,?,?)"
-        facts = (
-            self._handle.run_id,
-            path.name,
-            "file",
-            str(path.resolve()),
-            path.stat().st_size,
-            current_clock().wall(),
-        )
-        self._handle.store.add(query, facts)
-        self._act.frame.root.stream.emit("artifact", self._handle.run_id, self._act.path, artifact=str(path))
+    calls: list[Callable[[], Any]] = [partial(run, stage) for stage in step.stages]
+    await together(calls, f"of {len(calls)} parallel stages")
+    givers: dict[str, str] = {}
+    for stage in step.stages:
+        accepted = outcomes[stage.name]
+        for name, value in accepted.updates.items():
+            if name in givers:
+                expected = f"a field that only one parallel stage sets; {givers[name]!r} sets it, too"
+                raise ContractViolation(
+                    f"{frame.path}/{stage.name}" if frame.path else stage.name, name, value, expected
+                )
+        givers.update(dict.fromkeys(accepted.updates, stage.name))
+        state = state._with(accepted.updates, accepted.models)
+    return state

@@ -12,8 +12,9 @@ from sweep.fingerprint import structure_hash
 from sweep.pipeline.annotations import describe
 from sweep.pipeline.contracts import OutputContract
 from sweep.pipeline.durable import Opened, Resume, RunSpec, open_child, open_top
+from sweep.pipeline.hooks import NO_TERMINAL, at_terminal
 from sweep.pipeline.planning import announce, plan_of
-from sweep.pipeline.records import payload_type
+from sweep.pipeline.records import note_failures, payload_type, plain, with_failures
 from sweep.pipeline.runner import execute
 from sweep.pipeline.runtime import Activation, Frame, current_activation, open_root
 from sweep.pipeline.state import State
@@ -105,6 +106,8 @@ def complete(compiled: Compiled, values: Mapping[str, Any], stage: str) -> dict[
     problems += [f"unknown input {name!r}{did_you_mean(name, compiled.inputs) or as_input(compiled, name) or there_are}" for name in unknown]
     if problems:
         raise ContractError("pipeline inputs", problems)
+    if compiled.breakpoints and not at_terminal():
+        raise ContractError(stage, [f"{place}: {NO_TERMINAL}" for place in compiled.breakpoints])
     return {name: compiled.contracts[name].validate(value, stage) for name, value in values.items()}
 
 
@@ -123,12 +126,13 @@ def as_input(compiled: Compiled, name: str) -> str:
 def keep_state(opened: Opened, compiled: Compiled, state: State) -> None:
     """Journal the last State, so that a finished run is read and never run again."""
     handle, model = opened.handle, _last_model(compiled)
-    values = dict(state._fields)
+    values = plain(state._fields)
     if model is not None and model in state._models:
         values[""] = state._models[model]
     with suppress(NotStorable):  # the stage that gave it has said so: it runs again
         text = handle.journal.encode(values, payload_type_of(compiled), place=f"the State of {handle.path!r}")
         handle.journal.put(END, "end", text)
+        note_failures(handle, END, state._fields)
 
 
 def _last_model(compiled: Compiled) -> Any:
@@ -150,4 +154,5 @@ def finished_state(opened: Opened, compiled: Compiled) -> State | None:
     values = opened.handle.journal.decode(END, entry.value, payload_type_of(compiled))
     models = {_last_model(compiled): values.pop("")} if "" in values else {}
     fields = {name: compiled.contracts[name].validate(value, opened.handle.path) for name, value in values.items()}
+    with_failures(opened.handle, END, fields)
     return State(fields, models)

@@ -23,6 +23,7 @@ from anyio.lowlevel import current_token
 
 from sweep.context import Session
 from sweep.fingerprint import Fingerprinter
+from sweep.pipeline.isolation import Isolation
 from sweep.store.journal import Journal
 from sweep.store.writer import Store
 from sweep.threads import WorkerThreads
@@ -89,6 +90,8 @@ class Root:
         stream: The event stream.
         slots: CPUs and GPUs for stages that ask for them.
         fingerprints: Cached code fingerprints.
+        isolation: Child processes for stages that ask for one.
+        executors: Executors that were asked for by name: one of each for the whole tree.
         interrupted: Name of the signal that ended the tree, or None.
     """
 
@@ -97,6 +100,8 @@ class Root:
         self.stream = Stream(listeners())
         self.slots = Slots(float(os.cpu_count() or 1), 0.0)
         self.fingerprints = Fingerprinter()
+        self.isolation = Isolation(self.threads)
+        self.executors: dict[str, Any] = {}
         self.interrupted: str | None = None
         self.resume_line: str | None = None
 
@@ -173,7 +178,7 @@ class Frame:
 class Activation:
     """One stage at one place in one run: loop iterations are activations of their own."""
 
-    __slots__ = ("attempt", "children", "deadline", "frame", "key", "kwargs", "live", "started", "state", "step")
+    __slots__ = ("attempt", "children", "deadline", "frame", "key", "kwargs", "live", "results", "started", "state", "step")
 
     def __init__(self, frame: Frame, step: Any, key: str, state: Any) -> None:
         self.frame, self.step, self.key, self.state = frame, step, key, state
@@ -183,6 +188,7 @@ class Activation:
         self.kwargs: dict[str, Any] | None = None
         self.children: Counter[str] = Counter()
         self.live: set[str] = set()
+        self.results: list[Any] | None = None
 
     @property
     def path(self) -> str:
@@ -217,6 +223,8 @@ async def open_root(owns_loop: bool) -> AsyncIterator[Root]:
         finally:
             if undo is not None:
                 undo()
+            with anyio.CancelScope(shield=True):
+                await root.isolation.close()
     if root.interrupted is not None:
         if root.resume_line is not None:
             say(f"stopped; go on with: {root.resume_line}")

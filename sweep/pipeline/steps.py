@@ -48,6 +48,8 @@ class StageStep:
     classes: Any = None
     items: Items | None = None
     item_contract: ItemContract | None = None
+    is_item: bool = False
+    keeps_value: bool = True
     isolated: Any = None
     checkpointed: bool = field(init=False, default=True)
     context_name: str | None = field(init=False, default=None)

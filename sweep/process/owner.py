@@ -497,7 +497,7 @@ def _name(function: Callable[..., Any]) -> str:
 
 def _title(job: Job) -> str:
     path = job.facts.get("path")
-    return f"trial {path!r}" if path else f"{_name(job.function)}()"
+    return f"{getattr(job, 'level', 'trial')} {path!r}" if path else f"{_name(job.function)}()"
 
 
 def _first_unpicklable(named: Mapping[str, Any]) -> tuple[str, Exception] | None:

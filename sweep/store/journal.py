@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterator
 from functools import cached_property
 from typing import Any, NamedTuple, final
@@ -15,6 +16,9 @@ from sweep.store.writer import Store
 __all__ = ["Entry", "Journal"]
 
 _PUT = "INSERT OR REPLACE INTO journal(run_id, key, kind, value, code, contract, at) VALUES (?,?,?,?,?,?,?)"
+
+_MARKS = re.compile(r"[/\[!]")
+"""What divides a key from what is kept below it."""
 
 
 class Entry(NamedTuple):
@@ -52,6 +56,17 @@ class Journal:
     def get(self, key: str) -> Entry | None:
         """Return the entry of a key as it stood when the run was opened (restores are read once)."""
         return self._entries.get(key)
+
+    def has(self, key: str) -> bool:
+        """Whether an earlier session has kept anything at a key or below: a mark, a stage, an item, a child run."""
+        return key in self._entries or key in self._heads
+
+    @cached_property
+    def _heads(self) -> frozenset[str]:
+        """The keys below which something is kept (read once, on use)."""
+        stages = self.store.rows("SELECT DISTINCT stage FROM run WHERE parent_id=?", (self.run_id,))
+        keys = [f"{row[0]}/" for row in stages] if self._entries or stages else []
+        return frozenset(key[: mark.start()] for key in [*self._entries, *keys] for mark in _MARKS.finditer(key))
 
     def __iter__(self) -> Iterator[str]:
         """Iterate over the keys that were there when the run was opened, without what was forgotten."""
@@ -111,6 +126,12 @@ class Journal:
         """Queue the removal of an outcome; its blobs go after the commit."""
         self._release(key, set())
         self.store.add("DELETE FROM journal WHERE run_id=? AND key=?", (self.run_id, key))
+
+    def discard_below(self, prefix: str) -> None:
+        """Queue the removal of all outcomes whose key begins with ``prefix``; their blobs are left to ``sweep gc``."""
+        end = prefix[:-1] + chr(ord(prefix[-1]) + 1)
+        for table in ("journal", "blob"):
+            self.store.add(f"DELETE FROM {table} WHERE run_id=? AND key>=? AND key<?", (self.run_id, prefix, end))  # noqa: S608  # one of two names
 
     def _release(self, key: str, kept: set[str]) -> None:
         place = (self.run_id, key)
