@@ -16,7 +16,7 @@ BENCHMARKS = Path(__file__).parent.parent / "benchmarks"
     ("part", "figures"),
     [
         ("stages", ["plain async stage", "checkpointed stage", "memory of a loop", "resume of a run"]),
-        ("trials", ["sync objective", "bytes of the store", "nested sweep", "ASHA inline", "async trials", "new one, Random"]),
+        ("trials", ["sync objective", "bytes of the store", "nested sweep", "ASHA inline", "async trials", "suggestion, Random"]),
         ("starts", ["import sweep", "from sweep import Pipeline"]),
     ],
 )
