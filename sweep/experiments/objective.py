@@ -19,6 +19,7 @@ from sweep.experiments.identity import identity_of
 from sweep.pipeline.annotations import Record, describe, peel
 from sweep.pipeline.builder import Pipeline
 from sweep.pipeline.contracts import MISSING, FieldContract, Parameter, Signature, read_signature
+from sweep.pipeline.nodes import contents_of
 from sweep.pipeline.runner import execute
 from sweep.pipeline.runs import as_input
 from sweep.pipeline.runtime import Activation
@@ -291,9 +292,7 @@ class PipelineObjective:
 
     def functions(self) -> tuple[Callable[..., Any], ...]:
         """Return the functions of its stages."""
-        return tuple(
-            node.what for node in self.pipeline._done if hasattr(node, "what") and inspect.isfunction(node.what)
-        )
+        return tuple(what for what in contents_of(self.pipeline._done) if inspect.isfunction(what))
 
     def problems(self, space: SearchSpace) -> list[str]:
         """Return mismatches inside the pipeline, and between its inputs and the space."""
