@@ -20,6 +20,7 @@ from sweep.process import ForkServer
 from sweep.process.child import decision_in
 from sweep.threads import WorkerThreads
 from sweep.trial import Decision
+from sweep.turns import holding
 
 __all__ = ["InlineExecutor", "ProcessExecutor", "ThreadExecutor"]
 
@@ -31,7 +32,7 @@ class _Open:
         self.users = 0
         self.threads = WorkerThreads()
         self.server = ForkServer(self.threads)
-        self.one_thread = anyio.Lock(fast_acquire=True)
+        self.one_thread = anyio.Semaphore(1, fast_acquire=True)
         self.placement = Placement(cpus=machine_cpus(), gpus=machine_gpus(), memory=machine_memory(), slots=workers)
 
 
@@ -85,7 +86,8 @@ class _LocalExecutor(Executor):
     async def _run_here(self, task: Task, session: Session, held: _Open, turn: AbstractAsyncContextManager[Any]) -> Any:
         """Run a task in this process: async on the loop, sync in a worker thread when it is its turn."""
         asynchronous = _is_async(task.function)
-        async with held.placement.hold(task.resources, _name(task)), nullcontext() if asynchronous else turn:
+        machine = holding(lambda: held.placement.hold(task.resources, _name(task)))
+        async with machine, nullcontext() if asynchronous else holding(lambda: turn):
             with _Guard(session) as guard:
                 return await _limited(task, guard, None if asynchronous else held.threads)
 

@@ -12,6 +12,7 @@ from typing import Any, ClassVar, Literal
 from sweep.deferred import launch
 from sweep.errors import ContractError, SweepError, did_you_mean
 from sweep.experiments.identity import identity_of
+from sweep.experiments.purse import Purse, carrying, current_purse, kept_budget
 from sweep.experiments.result import RunResult
 from sweep.pipeline.annotations import describe
 from sweep.pipeline.builder import Pipeline
@@ -22,7 +23,7 @@ from sweep.pipeline.runner import execute
 from sweep.pipeline.runs import complete, finished_state, keep_state
 from sweep.pipeline.runtime import Activation, Frame, Root, current_activation, open_root
 from sweep.pipeline.state import State
-from sweep.pipeline.steps import Compiled, StageStep
+from sweep.pipeline.steps import Compiled, StageStep, result_names
 from sweep.pipeline.units import Unit
 from sweep.store.runs import children
 from sweep.store.writer import Durability
@@ -172,7 +173,8 @@ class Experiment:
         """Run it, or go on where its latest run stopped. Inside an event loop, await it.
 
         Args:
-            budget: Limit for the sweeps inside.
+            budget: Limit for the sweeps inside, all of them together (see :mod:`sweep.experiments.purse`); a
+                number is one of trials. None = that of the session before, else none.
             resume: Go on with the latest unfinished run of that name, never, or insist.
             store: SQLite file; None = the constructor's.
             durability: ``"process"`` survives kill -9, ``"power"`` a power cut.
@@ -184,13 +186,14 @@ class Experiment:
         """
 
         async def main(owns_loop: bool) -> RunResult:
-            return await self._run(owns_loop, resume, store, durability, inputs)
+            return await self._run(owns_loop, budget, resume, store, durability, inputs)
 
         return launch(RunResult, main, f"{type(self).__name__}.run()")
 
     async def _run(
         self,
         owns_loop: bool,
+        budget: int | Budget | None,
         resume: Literal["auto", "never", "must"],
         store: str | Path | None,
         durability: Durability,
@@ -205,11 +208,11 @@ class Experiment:
                 open_root(owns_loop) as root,
                 open_top(root, spec, store or self.store, resume, durability) as opened,
             ):
-                return await self._durable(root, opened, compiled, state, None)
+                return await self._durable(root, opened, compiled, state, None, budget)
         if parent.frame.handle is None:
             return await self._bare(parent, compiled, state)
         async with open_child(parent, spec) as opened:
-            return await self._durable(parent.frame.root, opened, compiled, state, parent.frame)
+            return await self._durable(parent.frame.root, opened, compiled, state, parent.frame, budget)
 
     async def _bare(self, parent: Activation, compiled: Compiled, state: State) -> RunResult:
         frame = parent.frame.below(None, f"{parent.path}/{self.name}", owner=self)
@@ -217,26 +220,42 @@ class Experiment:
         return RunResult(name=self.name, path=frame.path, state=last, value=value_of(compiled, last))
 
     async def _durable(
-        self, root: Root, opened: Opened, compiled: Compiled, state: State, outer: Frame | None
+        self,
+        root: Root,
+        opened: Opened,
+        compiled: Compiled,
+        state: State,
+        outer: Frame | None,
+        budget: int | Budget | None,
     ) -> RunResult:
         handle = opened.handle
+        limits = kept_budget(handle, budget)
+        purse = Purse(handle.path, lambda: limits, parent=current_purse())
+        if opened.before is not None:
+            purse.recall(handle.store, handle.run_id)
         if opened.request is not None:
             announce(opened, plan_of(compiled, opened))
         last = finished_state(opened, compiled) if opened.finished else None
         if last is None:
             root.stream.emit("run.resumed" if opened.before else "run.started", handle.run_id, handle.path)
             frame = Frame(root, handle, handle.path, owner=self) if outer is None else outer.below(handle, handle.path, owner=self)
-            last = await self._execute(compiled, state, frame)
+            with carrying(purse):
+                last = await self._execute(compiled, state, frame)
             keep_state(opened, compiled, last)
             root.stream.emit("run.ended", handle.run_id, handle.path, status="completed")
         below = [RunResult.of_row(row, f"{handle.path}/{row.place}") for row in children(handle.store, handle.run_id)]
+        value = value_of(compiled, last)
+        best = value if isinstance(value, int | float) and not isinstance(value, bool) else _best(below)
+        if not opened.finished:
+            handle.store.add("UPDATE run SET score=? WHERE id=?", (best, handle.run_id))
         return RunResult(
             run_id=handle.run_id,
             name=self.name,
             path=handle.path,
             state=last,
-            value=value_of(compiled, last),
+            value=value,
             children=below,
+            cost=purse.cost,
         )
 
     async def _execute(self, compiled: Compiled, state: State, frame: Frame) -> State:
@@ -284,12 +303,17 @@ def _there_are(names: Mapping[str, Any]) -> str:
     return f"; fields: {', '.join(names)}" if names else "; the class has no annotated fields"
 
 
+def _best(below: list[RunResult]) -> float | None:
+    """Return the score of the last run inside that has one."""
+    scores = [run.value for run in below if isinstance(run.value, float)]
+    return scores[-1] if scores else None
+
+
 def value_of(compiled: Compiled, state: State) -> Any:
-    """Return the output of the last contracted stage, from the State."""
+    """Return the output of the last stage, loop, branch or parallel stages, from the State."""
     last = compiled.steps[-1] if compiled.steps else None
-    if not isinstance(last, StageStep) or last.contract is None:
-        return None
-    if last.contract.model is not None:
+    if isinstance(last, StageStep) and last.contract is not None and last.contract.model is not None:
         return state._models.get(last.contract.model)
-    values = {name: state[name] for name in last.contract.fields if name in state}
-    return next(iter(values.values())) if len(last.contract.fields) == 1 and values else values
+    names = () if last is None else result_names((last,))
+    values = {name: state[name] for name in names if name in state}
+    return next(iter(values.values())) if len(names) == 1 and values else values or None

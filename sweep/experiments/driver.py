@@ -12,6 +12,7 @@ from collections import deque
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import CancelledError
 from contextlib import contextmanager, nullcontext, suppress
+from contextvars import ContextVar
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, final
@@ -28,12 +29,14 @@ from sweep.experiments.checkpoints import Checkpoints
 from sweep.experiments.conductor import Conductor, Step
 from sweep.experiments.eventlog import EventLog
 from sweep.experiments.objective import FunctionObjective, Objective, Returned, number_of
+from sweep.experiments.purse import Purse, carrying, current_purse
 from sweep.optimizers.base import Optimizer
 from sweep.pipeline.runtime import ACTIVATION, Activation, Frame, Handle, Root
 from sweep.store.journal import Journal
 from sweep.store.runs import segment
 from sweep.threads import post
 from sweep.trial import Decision, Resources, Status, Trial
+from sweep.turns import holding
 
 __all__ = ["Driver"]
 
@@ -41,6 +44,8 @@ _FLUSH = 0.5
 """Seconds after which reports are committed by themselves."""
 _POLL = 1.0
 """Seconds between looks at what other processes ask for."""
+_SLOTS: ContextVar[anyio.Semaphore | None] = ContextVar("sweep_slots", default=None)
+"""What all sweeps of a tree share: as many trials at once as the outermost has workers."""
 _TURNS = 16
 """Attempts that one task runs before others get their turn, where nothing in them waits."""
 
@@ -63,6 +68,9 @@ class Driver:
         checkpoints: Which checkpoints are kept.
         turn: Held while the optimizer works: its strategies are called one at a time.
         repeats: Runs of each trial.
+        workers: Attempts at once; of the outermost sweep of a tree, also how many all sweeps inside have together.
+        purse: What it may spend.
+        owner: The experiment in whose stage it runs, or None.
     """
 
     root: Root
@@ -77,6 +85,9 @@ class Driver:
     checkpoints: Checkpoints | None = None
     turn: threading.Lock = field(default_factory=threading.Lock)
     repeats: int = 1
+    workers: int = 1
+    purse: Purse = field(default_factory=lambda: Purse(""))
+    owner: Any = None
     _mutex: Any = field(default_factory=threading.RLock)
     _effects: deque[Any] = field(default_factory=deque)
     _calls: deque[Any] = field(default_factory=deque)
@@ -89,6 +100,9 @@ class Driver:
     _flushed: float = 0.0
     _failure: BaseException | None = None
     _saves: int = 0
+    _slots: Any = None
+    _seen: tuple[float, float] = (0.0, 0.0)
+    _counted: float = 0.0
 
     # ------------------------------------------------------------ the loop
 
@@ -101,6 +115,10 @@ class Driver:
         """
         self._token, self._thread = current_token(), threading.get_ident()
         self._flushed = current_clock().now()
+        standing = self.conductor.machine.standing
+        self._seen = (standing.cost, standing.resource)
+        self._slots = _SLOTS.get() or anyio.Semaphore(self.workers, fast_acquire=True)
+        token = _SLOTS.set(self._slots)
         try:
             async with self.executor.open(self.objective.functions()), anyio.create_task_group() as tasks:
                 tasks.start_soon(self._strategist)
@@ -111,6 +129,7 @@ class Driver:
         except BaseExceptionGroup as group:
             self._failure = self._failure or _alone(group)
         finally:
+            _SLOTS.reset(token)
             with self._mutex:
                 self._interrupt_rest()
         if self._failure is not None:
@@ -162,8 +181,23 @@ class Driver:
         if decisive or clock.now() - self._flushed > _FLUSH:
             self.handle.store.commit()
             self._flushed = clock.now()
+        self._spend()
         if self.root.stream:
             self._announce(events)
+
+    def _spend(self) -> None:
+        """Count what these trials have cost, here and in the runs above."""
+        standing = self.conductor.machine.standing
+        cost, resource = standing.cost - self._seen[0] - self._counted, standing.resource - self._seen[1]
+        self._seen, self._counted = (standing.cost, standing.resource), 0.0
+        if cost or resource:
+            self.purse.spend(cost=cost, resource=resource)
+
+    def stop(self, why: str) -> None:
+        """Wind down: a run above has nothing left to spend. May be called on any thread."""
+        if self._token is not None and self._finish is None:
+            with suppress(CancelledError):
+                post(self._token, lambda: self._guarded(self.conductor.submit, ev.StopRequested(spent=why)))
 
     def _retain(self, events: Sequence[ev.Event]) -> None:
         """Drop checkpoints that these events have made useless."""
@@ -295,6 +329,7 @@ class Driver:
     async def _one_attempt(self, start: ev.Start) -> None:
         trial, clock = start.trial, current_clock()
         began = clock.now()
+        purse = Purse(trial.path, parent=self.purse, private=True)
         kind: ev.Kind = "completed"
         value: Any = None
         error: str | None = None
@@ -302,7 +337,10 @@ class Driver:
         with anyio.CancelScope() as scope:
             self._scopes[key] = scope
             try:
-                value = await self._call(start)
+                async with holding(lambda: self._slots):
+                    began = clock.now()
+                    with carrying(purse):
+                        value = await self._call(start)
             except TrialStopped:
                 kind = "stopped"
             except TrialPaused:
@@ -327,11 +365,18 @@ class Driver:
             kind,
             plain,
             error,
-            clock.now() - began,
+            self._cost(start, purse, clock.now() - began),
             clock.wall(),
             start.run,
         )
         self._guarded(self.conductor.ended, ended)
+
+    def _cost(self, start: ev.Start, purse: Purse, seconds: float) -> float:
+        """Return what an attempt has cost: what the sweeps inside it did, else the seconds worked on it."""
+        if not purse.cost:
+            return seconds
+        self._counted = purse.cost - self.conductor.machine.charged(start.trial.number, start.run)
+        return self._counted
 
     async def _call(self, start: ev.Start) -> Any:
         trial = start.trial
@@ -347,7 +392,8 @@ class Driver:
         leaf = isinstance(objective, FunctionObjective)
         handle = self._trial_handle(trial, row, fresh=leaf or (start.attempt == 1 and start.step == 0))
         place = self._placing(session, resources, facts, directory) if not leaf and objective.functions() else None
-        frame = Frame(self.root, handle, trial.path, self.hooks, session=session, place=place, facts=facts)
+        frame = Frame(self.root, handle, trial.path, self.hooks, self.owner, session, place, facts=facts)
+        self._recall(start, row)
         act = Activation(frame, None, f"run[{start.run}]" if self.repeats > 1 else "", None)
         act.attempt = start.attempt
         token = ACTIVATION.set(act)  # runs that the objective starts here are children of the trial
@@ -359,6 +405,14 @@ class Driver:
             return await self.executor.run(task, session)
         finally:
             ACTIVATION.reset(token)
+
+    def _recall(self, start: ev.Start, row: int) -> None:
+        """Count what sweeps inside this trial spent in earlier attempts."""
+        purse, store = current_purse(), self.handle.store
+        if start.attempt == 1 or purse is None or self.repeats > 1:
+            return
+        if store.row("SELECT 1 FROM run WHERE parent_id=? LIMIT 1", (row,)) is not None:
+            purse.recall(store, row)
 
     def _value(self, returned: Returned) -> Any:
         """Return the number that a pipeline or experiment gives, or all its numbers where a metric is named."""

@@ -279,9 +279,15 @@ class Drained:
 @final
 @dataclass(frozen=True, slots=True)
 class StopRequested:
-    """The user stops one trial, or the sweep (None)."""
+    """The user stops one trial, or the sweep (None).
+
+    Attributes:
+        number: Number of the trial, or None.
+        spent: It is no user: a run above has nothing left to spend, and this is why. None: it is one.
+    """
 
     number: int | None = None
+    spent: str | None = None
 
 
 @final

@@ -7,7 +7,7 @@ from typing import NamedTuple
 from sweep.experiments.standing import Standing
 from sweep.trial import Budget, Reason, Status, Trial
 
-__all__ = ["BY_USER", "CUT", "UNPROMOTED", "Halt", "intolerable", "spent"]
+__all__ = ["BY_USER", "CUT", "UNPROMOTED", "Halt", "by_budget", "intolerable", "spent"]
 
 
 class Halt(NamedTuple):
@@ -45,8 +45,13 @@ def spent(budget: Budget, elapsed: float, standing: Standing) -> Halt | None:
     )
     for limit, used, name in limits:
         if limit is not None and used >= limit:
-            return Halt(Status.COMPLETED, Reason.BUDGET, f"the budget is spent: {name}={limit:g}", CUT[Reason.BUDGET])
+            return by_budget(f"the budget is spent: {name}={limit:g}")
     return None
+
+
+def by_budget(text: str) -> Halt:
+    """Return the halt of a sweep that may spend no more."""
+    return Halt(Status.COMPLETED, Reason.BUDGET, text, CUT[Reason.BUDGET])
 
 
 def intolerable(last: Trial, standing: Standing, max_failures: int | None, workers: int) -> Halt | None:

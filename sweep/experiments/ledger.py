@@ -14,7 +14,7 @@ from typing import Any, TypeAlias, final
 
 from sweep.experiments import events as ev
 from sweep.experiments.attempts import Entry, Key, Run, result_of
-from sweep.experiments.halting import BY_USER, CUT, UNPROMOTED, Halt, intolerable, spent
+from sweep.experiments.halting import BY_USER, CUT, UNPROMOTED, Halt, by_budget, intolerable, spent
 from sweep.experiments.standing import COST, Standing
 from sweep.trial import Budget, Decision, Objective, Reason, Report, Source, Status, Trial
 
@@ -292,7 +292,7 @@ class Ledger:
         if self.finished is not None:
             return False
         if event.number is None:
-            self._wind_down(BY_USER, out)
+            self._wind_down(BY_USER if event.spent is None else by_budget(event.spent), out)
             return True
         entry = self.entries.get(event.number)
         if entry is None or entry.trial.status.ended or entry.cancelled is not None:

@@ -252,6 +252,10 @@ class Machine:
         found = self._ledger.entries[number].runs[run]
         return None if found.checkpoint is None else (found.at, found.checkpoint)
 
+    def charged(self, number: int, run: int = 0) -> float:
+        """Return what a trial's repeat has cost in the attempts that have ended."""
+        return self._ledger.entries[number].runs[run].cost
+
     # ---- what is due -----------------------------------------------------------------------------------------------
 
     def _free(self) -> int:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import inspect
 import threading
 from collections.abc import Callable, Mapping, Sequence
@@ -27,7 +28,9 @@ from sweep.experiments.machine import Machine, budget_for
 from sweep.experiments.objective import Objective as Callee
 from sweep.experiments.objective import make_objective
 from sweep.experiments.planning import plan_of_sweep
+from sweep.experiments.purse import current_purse
 from sweep.experiments.rerun import rerun_trial
+from sweep.experiments.sharing import sharing
 from sweep.experiments.sweepresult import SweepResult
 from sweep.optimizers.base import Optimizer
 from sweep.pipeline.contracts import MISSING, Signature
@@ -41,6 +44,7 @@ from sweep.space import SearchSpace
 from sweep.store.writer import Durability
 from sweep.tracker.stream import say
 from sweep.trial import Budget, Objective, Resources, Status
+from sweep.turns import lending
 
 __all__ = ["SweepExperiment"]
 
@@ -249,13 +253,15 @@ class SweepExperiment(Experiment):
         return executor, workers
 
     def _strategies(
-        self, space: SearchSpace, seed: int, lock: threading.Lock
+        self, space: SearchSpace, seed: int, lock: threading.Lock, inside: bool
     ) -> tuple[Optimizer, Scheduler, list[str]]:
-        """Return optimizer and scheduler, set up, and lines about defaults."""
+        """Return optimizer and scheduler, set up, and lines about defaults; ``inside`` another run: copies."""
         from sweep.schedulers import BatchScheduler
 
         lines: list[str] = []
-        optimizer = self.optimizer
+        optimizer, scheduler = self.optimizer, self.scheduler or BatchScheduler()
+        if inside:  # what is given once runs many times, also side by side
+            optimizer, scheduler = self._copied(optimizer), self._copied(scheduler)
         if optimizer is None:
             from sweep.optimizers.default import default_optimizer
 
@@ -265,12 +271,18 @@ class SweepExperiment(Experiment):
         if self.constraints:
             optimizer = Constrained(optimizer, self.constraints)
         optimizer.setup(space, objectives, seed)
-        scheduler = self.scheduler or BatchScheduler()
         if "predict" in inspect.signature(scheduler.setup).parameters:
             scheduler.setup(space, objectives, seed, _predictor(optimizer, lock))  # type: ignore[call-arg]  # it asks for it
         else:
             scheduler.setup(space, objectives, seed)
         return optimizer, scheduler, lines
+
+    def _copied(self, strategy: Any) -> Any:
+        try:
+            return copy.deepcopy(strategy)
+        except TypeError as error:
+            problem = f"a sweep inside another run works on a copy of its strategies; {strategy!r} cannot be copied: {error}"
+            raise ContractError(self.name, [f"{problem}. Make the sweep in the stage or objective that runs it"]) from error
 
     # ------------------------------------------------------------ running
 
@@ -340,6 +352,7 @@ class SweepExperiment(Experiment):
                 )
             else:
                 root = parent.frame.root
+                await stack.enter_async_context(lending())
                 opened = await stack.enter_async_context(open_child(parent, spec))
             return await self._work(root, opened, callee, space, budget, smoke, parent)
 
@@ -356,8 +369,10 @@ class SweepExperiment(Experiment):
         """Replay what the store has, then go on."""
         handle = opened.handle
         executor, workers = self._executor()
+        if isinstance(self.executor, str):
+            executor = root.executors.setdefault(self.executor, executor)
         lock = threading.Lock()
-        optimizer, scheduler, lines = self._strategies(space, handle.seed, lock)
+        optimizer, scheduler, lines = self._strategies(space, handle.seed, lock, parent is not None)
         machine = Machine(
             self.objectives(), seed=handle.seed, repeats=self.repeats, retries=self.retries, max_failures=self.max_failures,
             max_resource=getattr(scheduler, "max_resource", None), smoke=smoke, path=handle.path,
@@ -392,10 +407,11 @@ class SweepExperiment(Experiment):
         conductor = Conductor(machine, scheduler, current_clock().wall)
         driver = Driver(root, handle, conductor, optimizer, callee, executor, self.resources or Resources(), log)
         driver.hooks, driver.repeats = () if parent is None else parent.frame.hooks, 1 if smoke else self.repeats
-        driver.turn = lock
+        driver.turn, driver.workers, driver.owner = lock, workers, self if parent is None else parent.frame.owner
         driver.checkpoints = Checkpoints(handle.store, handle.root_id, machine)
         root.stream.emit("run.resumed" if past else "run.started", handle.run_id, handle.path, sweep=driver)
-        await driver.run()
+        with sharing(driver, past, leaf=callee.is_leaf):
+            await driver.run()
         return self._ended(root, opened, machine, space)
 
     def _ended(self, root: Root, opened: Opened, machine: Machine, space: SearchSpace) -> SweepResult:
@@ -413,7 +429,7 @@ class SweepExperiment(Experiment):
     ) -> list[ev.Event]:  # fmt: skip
         """Return the events with which this session begins."""
         events: list[ev.Event] = [ev.Opened(current_clock().wall(), workers)]
-        if not past or budget is not None:
+        if not past or budget is not None or current_purse() is not None:
             finite = bool(getattr(optimizer, "finite", False))
             limits, line = budget_for(budget, finite=finite, n_trials=scheduler.n_trials)
             lines += [line] if line else []

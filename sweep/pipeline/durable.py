@@ -9,7 +9,7 @@ import sqlite3
 import sys
 import traceback
 from collections.abc import AsyncIterator, Iterator, Mapping
-from contextlib import asynccontextmanager, contextmanager
+from contextlib import asynccontextmanager, contextmanager, suppress
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Literal, final
@@ -22,7 +22,7 @@ from sweep.pipeline.nodes import name_problem
 from sweep.pipeline.request import Plan, PlanLine, Planned, Request, requested
 from sweep.pipeline.runtime import Activation, Handle, Root
 from sweep.store.journal import Journal
-from sweep.store.runs import RunRow, insert_run, latest_run, path_of, read_run, roots
+from sweep.store.runs import RunRow, insert_run, latest_run, path_of, read_run, roots, spent_below
 from sweep.store.writer import Durability, Store
 from sweep.tracker.console import console_for
 from sweep.tracker.stream import say
@@ -32,7 +32,8 @@ __all__ = ["Opened", "Resume", "RunSpec", "differences", "entry_of_process", "op
 
 Resume = Literal["auto", "never", "must"]
 ENTRY_VARIABLE = "SWEEP_ENTRY"
-_AGAIN = "UPDATE run SET status=?, reason=NULL, ended=NULL, error=NULL WHERE id=?"
+_NODES = ("stage", "loop", "branch", "parallel")
+_AGAIN = "UPDATE run SET status=?, reason=NULL, ended=NULL, error=NULL, cost=NULL WHERE id=?"
 
 
 @final
@@ -109,11 +110,11 @@ def differences(old: Any, new: Any, place: str = "") -> list[str]:
 
 
 def _are_nodes(items: list[Any]) -> bool:
-    return all(isinstance(item, dict) and ("stage" in item or "loop" in item) for item in items)
+    return all(isinstance(item, dict) and any(kind in item for kind in _NODES) for item in items)
 
 
 def _node_name(node: Mapping[str, Any]) -> str:
-    return str(node.get("stage", node.get("loop")))
+    return str(next(node[kind] for kind in _NODES if kind in node))
 
 
 def _node_differences(old: list[Any], new: list[Any], place: str) -> list[str]:
@@ -422,7 +423,19 @@ def _close(opened: Opened, status: Status, reason: Reason | None, error: str | N
     handle = opened.handle
     query = "UPDATE run SET status=?, reason=?, ended=?, error=? WHERE id=?"
     handle.store.add(query, (status.value, reason and reason.value, current_clock().wall(), error, handle.run_id))
+    if opened.status is None:
+        _roll_up(handle)
     handle.store.commit()
+
+
+def _roll_up(handle: Handle) -> None:
+    """Note what everything below a run has cost, and how its trials have ended; a finished sweep has said so itself."""
+    with suppress(StoreError):  # whatever is wrong with the store, the commit that follows says so
+        below = spent_below(handle.store, handle.run_id)
+        if below.counts:
+            facts = json.dumps({"cost": below.cost, "counts": below.counts})
+            query = "UPDATE run SET cost=COALESCE(cost, ?), result=CASE level WHEN 'sweep' THEN result ELSE ? END WHERE id=?"
+            handle.store.add(query, (below.cost, facts, handle.run_id))
 
 
 def _one_line(error: BaseException) -> str:

@@ -13,7 +13,10 @@ from sweep.errors import RunNotFound
 from sweep.store.writer import Store
 from sweep.trial import Reason, Status
 
-__all__ = ["RunRow", "Spent", "children", "descendants", "find_run", "insert_run", "latest_run", "read_run", "roots", "segment", "spent_below"]
+__all__ = [
+    "RunRow", "Spent", "children", "descendants", "find_run", "insert_run", "latest_run", "read_run", "roots", "segment",
+    "spent_below",
+]  # fmt: skip
 
 TRIAL = "trial"
 REPEAT = "run"
@@ -134,7 +137,8 @@ def latest_run(store: Store, parent_id: int, stage: str, name: str) -> RunRow | 
 
 
 _BELOW = """
-WITH RECURSIVE below(id) AS (SELECT id FROM run WHERE parent_id=? UNION ALL SELECT run.id FROM run JOIN below ON run.parent_id=below.id)
+WITH RECURSIVE below(id) AS (
+  SELECT id FROM run WHERE parent_id=? UNION ALL SELECT run.id FROM run JOIN below ON run.parent_id=below.id)
 SELECT run.id, parent_id, level, status, source, step, cost FROM run JOIN below ON below.id=run.id ORDER BY run.id DESC"""
 
 
