@@ -259,6 +259,21 @@ def test_retries_keep_their_count_over_a_kill(store_path: Path, deaths: Deaths) 
     assert len(log) == 4
 
 
+def test_a_restored_stage_runs_no_hook(store_path: Path) -> None:
+    log = Log()
+    hooks: dict[str, Any] = {
+        name: lambda data, name=name: log.append(name) for name in ("before", "validate", "metrics", "after")
+    }
+    pipeline = (
+        Pipeline().stage("a", lambda: 1).through(fields={"x": int}, skip_if=lambda s: log.append("skip"), **hooks)
+    )
+    pipeline = pipeline.stage("end", _crash)
+    for _ in range(2):
+        with pytest.raises(Crash):
+            pipeline.run(name="r")
+    assert log == ["skip", "before", "validate", "metrics", "after"]
+
+
 # ---------------------------------------------------------------- identity
 
 
