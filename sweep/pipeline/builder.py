@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import inspect
+import warnings
 from collections.abc import Callable, Mapping, Sequence
 from operator import is_
 from pathlib import Path
@@ -336,7 +337,7 @@ class Pipeline:
         """Build the pipeline: bind every parameter, compare every type; runs nothing.
 
         Args:
-            strict: What cannot be proved is an error, too.
+            strict: What cannot be proved is an error, too; else it is a warning, given once.
 
         Returns:
             The pipeline itself.
@@ -388,6 +389,10 @@ class Pipeline:
         problems = compiled.problems + (compiled.warnings if strict else [])
         if problems:
             raise ContractError("pipeline", problems)
+        if not compiled.warned:
+            compiled.warned = True
+            for text in compiled.warnings:
+                warnings.warn(text, RuntimeWarning, stacklevel=2)
         return compiled
 
     # ------------------------------------------------------------ running

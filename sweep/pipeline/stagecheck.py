@@ -65,6 +65,7 @@ class StageCheck:
             self.known.problem(f"{place}: {text}")
         if unit.nested is not None:
             self.known.out.breakpoints += unit.nested.breakpoints
+            self.known.out.warnings += unit.nested.warnings
         return unit
 
     # ------------------------------------------------------------ contract and hooks

@@ -132,6 +132,7 @@ class Compiled:
         contracts: The contract of every field.
         problems: What is wrong; empty if it may run.
         warnings: What could not be proved.
+        warned: It has been said.
         structure: Names, kinds and contracts as JSON data: identity.
         hooks: The global hooks it was compiled within, outermost first.
         maybe: Outputs that may be missing in the end, and whose they are.
@@ -144,6 +145,7 @@ class Compiled:
     contracts: dict[str, FieldContract] = field(default_factory=dict)
     problems: list[str] = field(default_factory=list)
     warnings: list[str] = field(default_factory=list)
+    warned: bool = False
     structure: list[Any] = field(default_factory=list)
     hooks: tuple[Mapping[str, Any], ...] = ()
     maybe: dict[str, str] = field(default_factory=dict)
