@@ -11,7 +11,7 @@ from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
-from measure import Cost, Row, Watch, have, repeated, times
+from measure import Cost, Row, Watch, cost_of, have, repeated, times
 
 from sweep import Pipeline, State
 
@@ -164,6 +164,40 @@ def memory_row(place: Path, quick: bool) -> Row:
     return Row(figure, f"{low / 1024:.0f} KiB, {high / 1024:.0f} KiB", f"{grown:.1f} bytes per stage more", "flat", grown < 8)
 
 
+def map_rows(place: Path, quick: bool) -> list[Row]:
+    """Return how many items a second a map over async items takes, plain and kept, 100 at once."""
+    count, rounds = (500, 1) if quick else (10_000, 3)
+    pipeline = Pipeline(xs=list[int]).map("each", step, over="xs", concurrency=100).through(ys=list[int])
+    names = iter(range(100))
+
+    def kept() -> None:
+        pipeline.run(xs=list(range(count)), name=f"map{next(names)}", store=place / "map.db")
+
+    async def pulled() -> None:
+        items = iter(range(count))
+
+        async def worker() -> None:
+            for item in items:
+                await step(item)
+
+        async with asyncio.TaskGroup() as tasks:
+            for _ in range(100):
+                tasks.create_task(worker())
+
+    bare = repeated(lambda: cost_of(lambda: asyncio.run(pulled())), rounds) / count
+    plain = repeated(lambda: cost_of(lambda: pipeline.run(xs=list(range(count)))), rounds) / count
+    stored = repeated(lambda: cost_of(kept), rounds) / count
+
+    def row(figure: str, cost: Cost, beside: str, least: int) -> Row:
+        speed = 1 / cost.wall
+        return Row(f"{figure} of a map over {count:,} items", cost.text(), beside, f">= {least:,}/s", speed >= least)
+
+    return [
+        row("plain item", plain, f"{1 / plain.wall:,.0f}/s; bare asyncio workers {bare.text()}", 50_000),
+        row("kept item", stored, f"{1 / stored.wall:,.0f}/s", 5_000),
+    ]
+
+
 def resume_row(place: Path, quick: bool) -> Row:
     """Return how long a run with many entries takes to come back to the stage that failed."""
     count = 2_000 if quick else 100_000
@@ -214,6 +248,7 @@ def rows(place: Path, quick: bool) -> list[Row]:
         row("plain async stage with a contract, over a bare await", over, beside, 20),
         row("the same with timeout=60", over_timed, [f"asyncio.timeout {limited.text()}"], 40),
         row("checkpointed stage, over one commit", over_kept, beside_kept, 40),
+        *map_rows(place, quick),
         memory_row(place, quick),
         resume_row(place, quick),
     ]
