@@ -98,6 +98,7 @@ CREATE TABLE journal (
   code INTEGER,
   contract INTEGER,
   at FLOAT,
+  checksum INTEGER,
   PRIMARY KEY (run_id, "key")
 )
  WITHOUT ROWID;

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Iterator
+import zlib
+from collections.abc import Iterable, Iterator
 from functools import cached_property
 from typing import Any, NamedTuple, final
 
@@ -15,7 +16,8 @@ from sweep.store.writer import Store
 
 __all__ = ["Entry", "Journal"]
 
-_PUT = "INSERT OR REPLACE INTO journal(run_id, key, kind, value, code, contract, at) VALUES (?,?,?,?,?,?,?)"
+_PUT = "INSERT OR REPLACE INTO journal(run_id, key, kind, value, code, contract, at, checksum) VALUES (?,?,?,?,?,?,?,?)"
+_GET = "SELECT key, kind, value, code, contract, checksum FROM journal WHERE run_id=?"
 
 _MARKS = re.compile(r"[/\[!]")
 """What divides a key from what is kept below it."""
@@ -44,9 +46,9 @@ class Journal:
     def __init__(self, store: Store, run_id: int, root_id: int, *, fresh: bool) -> None:
         self.store, self.run_id, self.root_id = store, run_id, root_id
         self._entries: dict[str, Entry] = {}
+        self._damaged: set[str] = set()
         if not fresh:
-            query = "SELECT key, kind, value, code, contract FROM journal WHERE run_id=?"
-            self._entries = {row[0]: Entry(*row[1:]) for row in store.rows(query, (run_id,))}
+            self._load(store.rows(_GET, (run_id,)))
 
     @cached_property
     def blobs(self) -> BlobStore:
@@ -54,8 +56,24 @@ class Journal:
         return BlobStore(self.store.blob_directory(self.root_id))
 
     def get(self, key: str) -> Entry | None:
-        """Return the entry of a key as it stood when the run was opened (restores are read once)."""
+        """Return the entry of a key as it stood when the run was opened (restores are read once).
+
+        Raises:
+            StoreCorrupt: It is not what was written.
+        """
+        if key in self._damaged:
+            stage = key.partition("!")[0].rpartition("/")[2].partition("#")[0]
+            raise StoreCorrupt(
+                f"{self.store.path}, run {self.run_id}, {key!r}: the row is damaged, it is not what was written; "
+                f"redo the stage: sweep resume {self.root_id} --redo {stage or 'STAGE'}"
+            )
         return self._entries.get(key)
+
+    def _load(self, rows: Iterable[tuple[Any, ...]]) -> None:
+        for key, kind, value, code, contract, checksum in rows:
+            self._entries[key] = Entry(kind, value, code, contract)
+            if checksum is not None and checksum != _checksum(key, kind, value):
+                self._damaged.add(key)
 
     def has(self, key: str) -> bool:
         """Whether an earlier session has kept anything at a key or below: a mark, a stage, an item, a child run."""
@@ -75,12 +93,11 @@ class Journal:
     def forget(self, key: str) -> None:
         """Drop a restored entry from memory, so that memory stays flat, or to have the stage run again."""
         self._entries.pop(key, None)
+        self._damaged.discard(key)
 
     def reload(self, prefix: str) -> None:
         """Read the committed entries below a key again, those of this session included."""
-        query = "SELECT key, kind, value, code, contract FROM journal WHERE run_id=? AND key>=? AND key<?"
-        rows = self.store.rows(query, (self.run_id, prefix, f"{prefix}\U0010ffff"))
-        self._entries.update({row[0]: Entry(*row[1:]) for row in rows})
+        self._load(self.store.rows(f"{_GET} AND key>=? AND key<?", (self.run_id, prefix, f"{prefix}\U0010ffff")))
 
     def encode(self, value: Any, expected: Any = None, *, place: str = "value") -> str:
         """Encode a value; its arrays are written and synced at once.
@@ -110,7 +127,8 @@ class Journal:
         self, key: str, kind: str, text: str | None, *, code: int | None = None, contract: int | None = None
     ) -> None:
         """Queue an outcome for the next commit."""
-        self.store.add(_PUT, (self.run_id, key, kind, text, code, contract, current_clock().wall()))
+        checksum = _checksum(key, kind, text)
+        self.store.add(_PUT, (self.run_id, key, kind, text, code, contract, current_clock().wall(), checksum))
         if text is not None and "$" in text:
             for digest in references(text):
                 self.store.add(
@@ -153,3 +171,7 @@ class Journal:
                 and self.store.row(query, (digest, self.root_id)) is None
             ):
                 path.unlink(missing_ok=True)
+
+
+def _checksum(key: str, kind: str, value: str | None) -> int:
+    return zlib.crc32(f"{key}\0{kind}\0{value}".encode())

@@ -9,7 +9,7 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, fields
 from typing import Any, NamedTuple, final
 
-from sweep.errors import RunNotFound
+from sweep.errors import RunNotFound, StoreCorrupt
 from sweep.store.writer import Store
 from sweep.trial import Reason, Status
 
@@ -67,9 +67,16 @@ class RunRow:
         return f"{self.stage}/{self.segment}" if self.stage else self.segment
 
     def data(self, column: str) -> Any:
-        """Return a JSON column as data, or None."""
+        """Return a JSON column as data, or None.
+
+        Raises:
+            StoreCorrupt: It is no JSON any more.
+        """
         text = getattr(self, column)
-        return None if text is None else json.loads(text)
+        try:
+            return None if text is None else json.loads(text)
+        except ValueError as error:
+            raise StoreCorrupt(f"run {self.id}: its {column} is damaged ({error}): {text[:80]}") from error
 
 
 _COLUMNS = tuple(field.name for field in fields(RunRow))
@@ -88,15 +95,18 @@ def segment(level: str, name: str, number: int) -> str:
     return name if number == 1 else f"{name}#{number}"
 
 
-def _row(values: Sequence[Any]) -> RunRow:
+def _row(store: Store, values: Sequence[Any]) -> RunRow:
     row = RunRow(*values)
-    row.status = Status(row.status)
-    row.reason = None if row.reason is None else Reason(row.reason)
+    try:
+        row.status = Status(row.status)
+        row.reason = None if row.reason is None else Reason(row.reason)
+    except ValueError as error:
+        raise StoreCorrupt(f"{store.path}, run {row.id}: the row is damaged: {error}") from error
     return row
 
 
 def _select(store: Store, where: str, parameters: Sequence[Any]) -> list[RunRow]:
-    return [_row(values) for values in store.rows(f"{_SELECT} {where}", parameters)]
+    return [_row(store, values) for values in store.rows(f"{_SELECT} {where}", parameters)]
 
 
 def read_run(store: Store, run_id: int) -> RunRow:

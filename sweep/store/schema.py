@@ -132,6 +132,7 @@ class Journal(_Base, table=True):
     """The outcome of one stage activation, checkpoint or event, by its structural key.
 
     ``run_id`` 0 is the shared scope: the cache. ``code`` and ``contract`` are definition ids.
+    ``checksum`` tells a damaged disk from what was written (SQLite itself does not look).
     """
 
     __tablename__: ClassVar[Any] = "journal"
@@ -143,6 +144,7 @@ class Journal(_Base, table=True):
     code: int | None = None
     contract: int | None = None
     at: float | None = None
+    checksum: int | None = None
 
 
 class Blob(_Base, table=True):

@@ -33,6 +33,7 @@ __all__ = ["Durability", "Store", "default_store", "open_store"]
 
 Durability = Literal["process", "power"]
 T = TypeVar("T")
+_LEAST = 512  # bytes of the smallest SQLite database
 _TABLES = frozenset({"run", "journal", "metric", "blob", "definition"})
 
 
@@ -78,10 +79,10 @@ class Store:
         self._after: list[Callable[[], None]] = []
         self._owned: dict[int, int] = {}
         self._definitions: dict[str, int] = {}
+        self.files = self.path.with_name(self.path.name + ".d")
         self._check_place(create, allow_network)
         with _translated(self.path):
             self._connection = self._connect(create)
-        self.files = self.path.with_name(self.path.name + ".d")
         self._runs = self.files / "runs"
         self._locks: LockFile | None = None
 
@@ -99,12 +100,26 @@ class Store:
             )
         if not self.path.exists() and not create:
             raise StoreError(f"there is no store {self.path}; run something first, or name one (--store, SWEEP_STORE)")
+        self._check_whole()
         allow = allow_network or os.environ.get("SWEEP_ALLOW_NETWORK_FS") == "1"
         kind = None if allow or self.readonly else network_file_system(self.path.parent)
         if kind is not None:
             raise StoreError(
                 f"store {self.path} lies on a network file system ({kind}), where locks may not hold; "
                 "use a local disk, or set SWEEP_ALLOW_NETWORK_FS=1"
+            )
+
+    def _check_whole(self) -> None:
+        """Refuse a stump of a file that was a store: SQLite would begin it anew and throw its log away."""
+        log = self.path.with_name(self.path.name + "-wal")
+        # In this order: of a store that another process makes just now, the file has content before these exist.
+        used = self.files.exists() or (log.exists() and log.stat().st_size > 0)
+        size = self.path.stat().st_size if self.path.exists() else _LEAST
+        if 0 < size < _LEAST or (size == 0 and used):
+            raise StoreCorrupt(
+                f"{self.path} is {'cut off' if size else 'empty'} ({size} bytes)"
+                + (f", but {self.files.name} or {log.name} beside it say that it was a store" if used else "")
+                + f"; put a copy of {self.path.name} back, or move what is left away to begin anew"
             )
 
     def _connect(self, create: bool) -> sqlite3.Connection:
@@ -216,7 +231,7 @@ class Store:
                 if connection.in_transaction:
                     connection.execute("ROLLBACK")
                 raise
-        except sqlite3.DatabaseError as error:
+        except (sqlite3.DatabaseError, UnicodeDecodeError) as error:
             raise _ours(self.path, error) from error
         return done
 
@@ -285,7 +300,10 @@ class Store:
         found = self.row("SELECT owner FROM run WHERE id=?", (root_id,))
         if found is None or found[0] is None:
             return "another process"
-        facts = json.loads(found[0])
+        try:
+            facts = json.loads(found[0])
+        except ValueError:  # damaged; it only names somebody
+            return "another process"
         return f"process {facts.get('pid')} on {facts.get('host')}"
 
     def is_live(self, root_id: int) -> bool:
@@ -344,18 +362,19 @@ def _quoted(path: Path) -> str:
 def _translated(path: Path) -> Iterator[None]:
     try:
         yield
-    except sqlite3.DatabaseError as error:
+    except (sqlite3.DatabaseError, UnicodeDecodeError) as error:  # a damaged schema may stand in the message
         raise _ours(path, error) from error
 
 
-def _ours(path: Path, error: sqlite3.DatabaseError) -> StoreError:
+def _ours(path: Path, error: sqlite3.DatabaseError | UnicodeDecodeError) -> StoreError:
     """Return what SQLite says as an error of ours, which names the file and what to do."""
     text = str(error)
     if not isinstance(error, sqlite3.OperationalError):
         return StoreCorrupt(f"{path} cannot be read: {error}; if it was a store, copy it and try: sqlite3 {path} .recover")
     if any(word in text for word in ("readonly", "unable to open", "disk is full", "disk I/O", "permission")):
         return StoreUnwritable(f"cannot write the store {path}: {text}; what was finished before is kept")
-    return StoreCorrupt(f"{path}: {text}") if "malformed" in text else StoreError(f"store {path}: {text}")
+    damaged = "malformed" in text or "UTF-8" in text
+    return StoreCorrupt(f"{path}: {text}") if damaged else StoreError(f"store {path}: {text}")
 
 
 def placeholders(values: Iterable[Any]) -> str:
