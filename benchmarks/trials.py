@@ -79,10 +79,7 @@ def trial_rows(place: Path, quick: bool) -> list[Row]:
 
 
 def optuna_rows(place: Path, quick: bool) -> list[Row]:
-    """Return the rows beside Optuna, in turns with ours.
-
-    Fewer trials there, which is in its favour: on SQLite a trial costs more as they add up.
-    """
+    """Return the rows beside Optuna, in turns with ours; fewer trials there, for its cost per trial hardly changes."""
     from optuna.storages import JournalStorage
     from optuna.storages.journal import JournalFileBackend
 
