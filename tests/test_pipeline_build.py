@@ -150,9 +150,12 @@ def test_unprovable_is_an_error_only_when_strict() -> None:
         return [1]
 
     pipeline = Pipeline().stage("loose", loose).through(numbers=list[int])
-    pipeline.check()
+    with pytest.warns(RuntimeWarning, match="cannot be proved"):
+        pipeline.check()
+    pipeline.check()  # said once
     (problem,) = problems(lambda: pipeline.check(strict=True))
     assert "cannot be proved" in problem
+    assert problems(lambda: Pipeline().stage("nested", pipeline).through(numbers=list[int]).check(strict=True))
 
 
 def test_a_plain_dict_or_nothing_proves_nothing_and_is_no_problem_even_when_strict() -> None:
