@@ -28,14 +28,15 @@ from sweep.experiments import events as ev
 from sweep.experiments.checkpoints import Checkpoints
 from sweep.experiments.conductor import Conductor, Step
 from sweep.experiments.eventlog import EventLog
-from sweep.experiments.objective import FunctionObjective, Objective, Returned, number_of
+from sweep.experiments.objective import FunctionObjective, Objective, Returned, as_numbers
 from sweep.experiments.purse import Purse, carrying, current_purse
+from sweep.experiments.trialsession import TrialSession
 from sweep.optimizers.base import Optimizer
 from sweep.pipeline.runtime import ACTIVATION, Activation, Frame, Handle, Root
 from sweep.store.journal import Journal
 from sweep.store.runs import segment
 from sweep.threads import post
-from sweep.trial import Decision, Resources, Status, Trial
+from sweep.trial import Resources, Status, Trial
 from sweep.turns import holding
 
 __all__ = ["Driver"]
@@ -88,7 +89,7 @@ class Driver:
     workers: int = 1
     purse: Purse = field(default_factory=lambda: Purse(""))
     owner: Any = None
-    _mutex: Any = field(default_factory=threading.RLock)
+    mutex: Any = field(default_factory=threading.RLock)
     _effects: deque[Any] = field(default_factory=deque)
     _calls: deque[Any] = field(default_factory=deque)
     _scopes: dict[tuple[int, int], anyio.CancelScope] = field(default_factory=dict)
@@ -99,7 +100,6 @@ class Driver:
     _finish: ev.Finish | None = None
     _flushed: float = 0.0
     _failure: BaseException | None = None
-    _saves: int = 0
     _slots: Any = None
     _seen: tuple[float, float] = (0.0, 0.0)
     _counted: float = 0.0
@@ -130,7 +130,7 @@ class Driver:
             self._failure = self._failure or _alone(group)
         finally:
             _SLOTS.reset(token)
-            with self._mutex:
+            with self.mutex:
                 self._interrupt_rest()
         if self._failure is not None:
             raise self._failure
@@ -161,7 +161,7 @@ class Driver:
 
     def submit(self, call: Callable[..., Step], *args: Any) -> Step:
         """Let the conductor take something, commit what came of it, and hand its effects on."""
-        with self._mutex:
+        with self.mutex:
             try:
                 step = call(*args)
                 if step.events:
@@ -222,7 +222,7 @@ class Driver:
 
     def _hand_on(self, effects: Sequence[Any]) -> None:
         if threading.get_ident() == self._thread:
-            if effects and self.optimizer.cheap and not self._calls and not any(map(_is_call, self._effects)):
+            if effects and getattr(self.optimizer, "cheap", False) and not self._calls and not any(map(_is_call, self._effects)):
                 effects = [effect for effect in effects if not self._at_once(effect)]
             self._effects.extend(effects)
             self._wake.set()
@@ -253,7 +253,7 @@ class Driver:
                 self._guarded(self.conductor.submit, ev.Ticked(clock.now() - last))
             last = clock.now()
             self._requests()
-            with self._mutex:
+            with self.mutex:
                 if last - self._flushed > _FLUSH:
                     self.handle.store.commit()
                     self._flushed = last
@@ -356,7 +356,7 @@ class Driver:
         del self._scopes[key]
         if self._failure is not None:  # the sweep is ending: this attempt was cut by that
             return
-        plain, problem = _plain(value)
+        plain, problem = as_numbers(value)
         if problem is not None and kind == "completed":
             kind, error = "failed", problem
         ended = ev.Ended(
@@ -484,69 +484,6 @@ _EVENTS: dict[type, str] = {
 }  # fmt: skip
 
 
-@final
-class TrialSession:
-    """The wire of one attempt into the sweep; used from the loop or from any thread."""
-
-    __slots__ = ("_attempt", "_driver", "_reference", "_row", "_run", "_trial", "next_decision")
-
-    def __init__(self, driver: Driver, start: ev.Start, row: int) -> None:
-        self._driver, self._trial, self._row = driver, start.trial, row
-        self._attempt, self._run, self._reference = start.attempt, start.run, start.checkpoint
-        self.next_decision: int | None = driver.conductor.scheduler.next_decision(start.trial)
-
-    def report(self, step: int, metrics: Mapping[str, float]) -> Decision:
-        """Fold a report and return the decision."""
-        driver, number = self._driver, self._trial.number
-        taken = driver.submit(driver.conductor.report, number, self._attempt, step, dict(metrics), self._run)
-        if taken.answer is Decision.CONTINUE:
-            self.next_decision = driver.conductor.scheduler.next_decision(self._trial)
-        return taken.answer
-
-    def save(self, value: Any) -> None:
-        """Write a checkpoint; it counts from the next report on."""
-        driver = self._driver
-        place = f"ctx.save() of {self._trial.path}"
-        journal = Journal(driver.handle.store, self._row, driver.handle.root_id, fresh=True)
-        text = journal.encode(value, place=place)
-        with driver._mutex:
-            driver._saves += 1
-            key = f"checkpoint/{self._attempt}.{driver._saves}"
-            journal.put(key, "checkpoint", text)
-            driver.submit(driver.conductor.save, self._trial.number, self._attempt, f"{self._row}:{key}", self._run)
-        self._reference = f"{self._row}:{key}"
-
-    def load(self) -> Any | None:
-        """Read the checkpoint this attempt goes on from."""
-        if self._reference is None:
-            return None
-        row, _, key = self._reference.partition(":")
-        store, root_id = self._driver.handle.store, self._driver.handle.root_id
-        store.commit()
-        found = store.row("SELECT value FROM journal WHERE run_id=? AND key=?", (int(row), key))
-        if found is None:
-            raise StoreError(f"the checkpoint {self._reference} of {self._trial.path} is gone from {store.path}")
-        return Journal(store, int(row), root_id, fresh=True).decode(key, found[0])
-
-    def log(self, message: str) -> None:
-        """Append a line to the trial's log."""
-        directory = self._driver.handle.store.run_directory(self._row)
-        directory.mkdir(parents=True, exist_ok=True)
-        with (directory / "log.txt").open("a", encoding="utf-8") as file:
-            file.write(f"{message}\n")
-
-    def log_metric(self, name: str, value: float, step: int | None) -> None:
-        """Queue a metric that no scheduler sees."""
-        query = "INSERT INTO metric(run_id, name, step, value) VALUES (?,?,?,?)"
-        self._driver.handle.store.add(query, (self._row, name, step, value))
-
-    def log_artifact(self, path: Path) -> None:
-        """Note a file of the trial."""
-        query = "INSERT INTO artifact(run_id, name, kind, path, size, at) VALUES (?,?,?,?,?,?)"
-        facts = (self._row, path.name, "file", str(path.resolve()), path.stat().st_size, current_clock().wall())
-        self._driver.handle.store.add(query, facts)
-
-
 def _is_call(effect: Any) -> bool:
     return isinstance(effect, ev.Observe | ev.Ask)
 
@@ -576,27 +513,3 @@ def _told(group: BaseExceptionGroup[BaseException]) -> ev.Kind:
     if group.subgroup(TrialStopped) is not None:
         return "stopped"
     raise group
-
-
-def _plain(value: Any) -> tuple[Any, str | None]:
-    """Return an objective's value as numbers for the journal, and what is wrong with it."""
-    if value is None or type(value) is float:
-        return value, None
-    if isinstance(value, Mapping):
-        numbers = {str(key): number for key, one in value.items() if (number := number_of(one)) is not None}
-        return (
-            (numbers, None)
-            if numbers
-            else (None, f"the objective returned a mapping without a number: {sorted(map(str, value))}")
-        )
-    if isinstance(value, list | tuple):
-        several = [number_of(one) for one in value]
-        if several and None not in several:
-            return several, None
-    number = number_of(value)
-    if number is None:
-        return (
-            None,
-            f"the objective returned {value!r} ({type(value).__name__}); return a number, a mapping of numbers, or None",
-        )
-    return number, None

@@ -28,7 +28,16 @@ from sweep.pipeline.steps import Compiled
 from sweep.pipeline.subtypes import Verdict, subtype
 from sweep.space import Integer, LogInteger, SearchSpace, nest
 
-__all__ = ["FunctionObjective", "Objective", "PipelineObjective", "Returned", "RunObjective", "make_objective", "number_of"]
+__all__ = [
+    "FunctionObjective",
+    "Objective",
+    "PipelineObjective",
+    "Returned",
+    "RunObjective",
+    "as_numbers",
+    "make_objective",
+    "number_of",
+]
 
 
 class Returned(NamedTuple):
@@ -311,7 +320,11 @@ class PipelineObjective:
 
 @final
 class RunObjective:
-    """An experiment: of a class, the parameters are constructor arguments; of an instance, inputs."""
+    """An experiment: of a class, the parameters are constructor arguments; of an instance, inputs.
+
+    An instance of a sweep hands them to its own objective, beside the parameters of its own space: for each trial
+    of the outer sweep the inner one finds the best of the rest.
+    """
 
     is_leaf = False
 
@@ -324,7 +337,7 @@ class RunObjective:
         """Return the class, and of an instance its identity."""
         if self.is_class:
             return identity_of(self.what)
-        return self.what._identity(self.what._compiled())
+        return self.what._own_identity() if self.what.level == "sweep" else self.what._identity(self.what._compiled())
 
     def functions(self) -> tuple[Callable[..., Any], ...]:
         """Nothing of an experiment is placed whole."""
@@ -336,7 +349,7 @@ class RunObjective:
         if self.is_class:
             return self._class_problems(space, heads)
         if self.what.level == "sweep":
-            return [f"{self.name}: a sweep has no inputs; give its class, or a function of the parameters that runs it"]
+            return list(self.what._outer_problems(space))
         compiled = self.what._compiled()
         return [*compiled.problems, *_input_problems(self.name, compiled, space)]
 
@@ -363,8 +376,12 @@ class RunObjective:
     async def orchestrate(self, params: Mapping[str, Any], act: Activation) -> Returned:
         """Run the experiment as a child of the trial."""
         values = nest(params)
-        instance = self.what(**values) if self.is_class else self.what
-        result = await (instance.run() if self.is_class else instance.run(**values))
+        if self.is_class:
+            result = await self.what(**values).run()
+        elif self.what.level == "sweep":
+            result = await self.what._held_at(params).run()
+        else:
+            result = await self.what.run(**values)
         given = {**result.state._asdict(), **result}
         numbers = {key: number for key, one in given.items() if key not in values and (number := number_of(one)) is not None}
         numbers.pop("run_id", None)
@@ -430,3 +447,27 @@ def value_type(distribution: Any) -> Any:
 
 def _contract(parameter: Parameter) -> FieldContract:
     return FieldContract(parameter.name, Any if parameter.annotation is MISSING else parameter.annotation)
+
+
+def as_numbers(value: Any) -> tuple[Any, str | None]:
+    """Return an objective's value as numbers for the journal, and what is wrong with it."""
+    if value is None or type(value) is float:
+        return value, None
+    if isinstance(value, Mapping):
+        numbers = {str(key): number for key, one in value.items() if (number := number_of(one)) is not None}
+        return (
+            (numbers, None)
+            if numbers
+            else (None, f"the objective returned a mapping without a number: {sorted(map(str, value))}")
+        )
+    if isinstance(value, list | tuple):
+        several = [number_of(one) for one in value]
+        if several and None not in several:
+            return several, None
+    number = number_of(value)
+    if number is None:
+        return (
+            None,
+            f"the objective returned {value!r} ({type(value).__name__}); return a number, a mapping of numbers, or None",
+        )
+    return number, None

@@ -103,7 +103,9 @@ def complete(compiled: Compiled, values: Mapping[str, Any], stage: str) -> dict[
         f"input {name!r}: {describe(compiled.inputs[name])} is missing{did_you_mean(name, unknown)}" for name in missing
     ]
     there_are = f"; inputs: {', '.join(compiled.inputs)}" if compiled.inputs else "; the pipeline has no inputs"
-    problems += [f"unknown input {name!r}{did_you_mean(name, compiled.inputs) or as_input(compiled, name) or there_are}" for name in unknown]
+    for name in unknown:
+        hint = did_you_mean(name, compiled.inputs) or as_input(compiled, name) or there_are
+        problems.append(f"unknown input {name!r}{hint}")
     if problems:
         raise ContractError("pipeline inputs", problems)
     if compiled.breakpoints and not at_terminal():

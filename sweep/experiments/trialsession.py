@@ -1,0 +1,92 @@
+"""The wire of one attempt of a trial into its sweep."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from typing import Any, Protocol, final
+
+from sweep.clock import current_clock
+from sweep.errors import StoreError
+from sweep.experiments import events as ev
+from sweep.experiments.conductor import Conductor, Step
+from sweep.pipeline.runtime import Handle
+from sweep.store.journal import Journal
+from sweep.trial import Decision
+
+__all__ = ["Desk", "TrialSession"]
+
+
+class Desk(Protocol):
+    """What a session asks of the driver."""
+
+    conductor: Conductor
+    handle: Handle
+    mutex: Any
+
+    def submit(self, call: Callable[..., Step], *args: Any) -> Step:
+        """Let the conductor take something, commit it, and hand its effects on."""
+
+
+@final
+class TrialSession:
+    """The wire of one attempt into the sweep; used from the loop or from any thread."""
+
+    __slots__ = ("_attempt", "_desk", "_reference", "_row", "_run", "_saves", "_trial", "next_decision")
+
+    def __init__(self, desk: Desk, start: ev.Start, row: int) -> None:
+        self._desk, self._trial, self._row = desk, start.trial, row
+        self._attempt, self._run, self._reference = start.attempt, start.run, start.checkpoint
+        self._saves = 0
+        self.next_decision: int | None = desk.conductor.scheduler.next_decision(start.trial)
+
+    def report(self, step: int, metrics: Mapping[str, float]) -> Decision:
+        """Fold a report and return the decision."""
+        desk, number = self._desk, self._trial.number
+        taken = desk.submit(desk.conductor.report, number, self._attempt, step, dict(metrics), self._run)
+        if taken.answer is Decision.CONTINUE:
+            self.next_decision = desk.conductor.scheduler.next_decision(self._trial)
+        return taken.answer
+
+    def save(self, value: Any) -> None:
+        """Write a checkpoint; it counts from the next report on."""
+        desk = self._desk
+        place = f"ctx.save() of {self._trial.path}"
+        journal = Journal(desk.handle.store, self._row, desk.handle.root_id, fresh=True)
+        text = journal.encode(value, place=place)
+        with desk.mutex:
+            self._saves += 1
+            key = f"checkpoint/{self._attempt}.{self._run}.{self._saves}"
+            journal.put(key, "checkpoint", text)
+            desk.submit(desk.conductor.save, self._trial.number, self._attempt, f"{self._row}:{key}", self._run)
+        self._reference = f"{self._row}:{key}"
+
+    def load(self) -> Any | None:
+        """Read the checkpoint this attempt goes on from."""
+        if self._reference is None:
+            return None
+        row, _, key = self._reference.partition(":")
+        store, root_id = self._desk.handle.store, self._desk.handle.root_id
+        store.commit()
+        found = store.row("SELECT value FROM journal WHERE run_id=? AND key=?", (int(row), key))
+        if found is None:
+            raise StoreError(f"the checkpoint {self._reference} of {self._trial.path} is gone from {store.path}")
+        return Journal(store, int(row), root_id, fresh=True).decode(key, found[0])
+
+    def log(self, message: str) -> None:
+        """Append a line to the trial's log."""
+        directory = self._desk.handle.store.run_directory(self._row)
+        directory.mkdir(parents=True, exist_ok=True)
+        with (directory / "log.txt").open("a", encoding="utf-8") as file:
+            file.write(f"{message}\n")
+
+    def log_metric(self, name: str, value: float, step: int | None) -> None:
+        """Queue a metric that no scheduler sees."""
+        query = "INSERT INTO metric(run_id, name, step, value) VALUES (?,?,?,?)"
+        self._desk.handle.store.add(query, (self._row, name, step, value))
+
+    def log_artifact(self, path: Path) -> None:
+        """Note a file of the trial."""
+        query = "INSERT INTO artifact(run_id, name, kind, path, size, at) VALUES (?,?,?,?,?,?)"
+        facts = (self._row, path.name, "file", str(path.resolve()), path.stat().st_size, current_clock().wall())
+        self._desk.handle.store.add(query, facts)
