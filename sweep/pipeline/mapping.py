@@ -136,7 +136,7 @@ class _Ride:
 
     def __init__(self) -> None:
         self.done = anyio.Event()
-        self.error: Exception | None = None
+        self.error: BaseException | None = None
 
 
 @final
@@ -165,7 +165,7 @@ class _Commits:
             self._due = None
             try:
                 await self._handle.commit(self._threads)
-            except Exception as error:
+            except BaseException as error:
                 ride.error = error
                 raise
             finally:

@@ -253,7 +253,7 @@ def with_failures(handle: Handle, key: str, values: dict[str, Any]) -> None:
 def _cannot_keep(act: Activation, error: NotStorable) -> None:
     if act.step.hooks.get("checkpoint") is True:
         raise error
-    if act.step.warned:
+    if act.step.warned or (act.step.items is not None and act.step.items.step.warned):
         return
     act.step.warned = True
     warnings.warn(

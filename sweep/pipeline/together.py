@@ -47,14 +47,11 @@ async def together(calls: Sequence[Callable[[], Awaitable[None]]], what: str) ->
 
 
 def _unwrapped(several: BaseExceptionGroup[BaseException]) -> BaseException:
-    """Return the decision of a scheduler that a group contains, or its only exception, or the group."""
+    """Return the decision of a scheduler that a group contains, or the first of its exceptions (none is a failure)."""
     from sweep.process.child import decision_in  # the child runner is not needed before
 
-    decision = decision_in(several)
-    if decision is not None:
-        return decision
-    error: BaseException = several
-    while isinstance(error, BaseExceptionGroup) and len(error.exceptions) == 1:
+    error: BaseException = decision_in(several) or several
+    while isinstance(error, BaseExceptionGroup):
         error = error.exceptions[0]
     return error
 
