@@ -13,6 +13,7 @@ from sweep import errors
 if TYPE_CHECKING:
     from sweep.context import Context
     from sweep.experiments.base import Experiment
+    from sweep.experiments.composite import MetaExperiment
     from sweep.experiments.result import RunResult
     from sweep.experiments.sweep import SweepExperiment
     from sweep.experiments.sweepresult import SweepResult
@@ -47,6 +48,7 @@ __all__ = [
     "LogInteger",
     "LogNormal",
     "LogUniform",
+    "MetaExperiment",
     "Normal",
     "Ordinal",
     "Pipeline",
@@ -69,6 +71,7 @@ __all__ = [
 _HOMES = {
     "context": ("Context",),
     "experiments.base": ("Experiment",),
+    "experiments.composite": ("MetaExperiment",),
     "experiments.result": ("RunResult",),
     "experiments.sweep": ("SweepExperiment",),
     "experiments.sweepresult": ("SweepResult",),

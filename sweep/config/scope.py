@@ -8,7 +8,8 @@ import os
 import sys
 import threading
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from contextvars import ContextVar
 from dataclasses import replace
 from typing import TYPE_CHECKING, Any, TypeVar, cast, final
@@ -141,6 +142,30 @@ class _Configurable(ABC):
         """
         several = len(self.scopes) > 1
         return [f"{one.name}.{key}" if several else key for one in self._current(None) for key in one.unread()]
+
+    @contextmanager
+    def using(self, value: Any) -> Iterator[None]:
+        """Give the decorated functions this very config while the block runs, in this task or thread.
+
+        Args:
+            value: What they get, of a MultiScope one for each scope in its order; it is not checked.
+
+        Example:
+            >>> scope = Scope()
+            >>> @scope
+            ... def train(config):
+            ...     return config.lr
+            >>> with scope.using(ADict(lr=0.5)):
+            ...     train()
+            0.5
+        """
+        values = [value] if len(self.scopes) == 1 else list(value)
+        given = {scope: Resolution(scope.name, one, ()) for scope, one in zip(self.scopes, values, strict=True)}
+        token = _in_use.set({**_in_use.get(), **given})
+        try:
+            yield
+        finally:
+            _in_use.reset(token)
 
     def __call__(self, function: F) -> F:
         """Decorate a function, sync or async, that takes the config.

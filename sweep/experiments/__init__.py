@@ -9,13 +9,35 @@ from sweep.errors import did_you_mean
 
 if TYPE_CHECKING:
     from sweep.experiments.base import Experiment
+    from sweep.experiments.composite import MetaExperiment, ValidatedParams, ValidationExperiment
+    from sweep.experiments.hyperband import DistributedHyperBand, HyperBand
     from sweep.experiments.result import RunResult
     from sweep.experiments.sweep import SweepExperiment
     from sweep.experiments.sweepresult import SweepResult
 
-__all__ = ["Experiment", "RunResult", "SweepExperiment", "SweepResult"]
+__all__ = [
+    "DistributedHyperBand",
+    "Experiment",
+    "HyperBand",
+    "MetaExperiment",
+    "RunResult",
+    "SweepExperiment",
+    "SweepResult",
+    "ValidatedParams",
+    "ValidationExperiment",
+]
 
-_FILES = {"Experiment": "base", "RunResult": "result", "SweepExperiment": "sweep", "SweepResult": "sweepresult"}
+_FILES = {
+    "DistributedHyperBand": "hyperband",
+    "Experiment": "base",
+    "HyperBand": "hyperband",
+    "MetaExperiment": "composite",
+    "RunResult": "result",
+    "SweepExperiment": "sweep",
+    "SweepResult": "sweepresult",
+    "ValidatedParams": "composite",
+    "ValidationExperiment": "composite",
+}
 
 
 def __getattr__(name: str) -> Any:

@@ -30,7 +30,7 @@ from typing import Any, final
 from sweep.experiments import events as ev
 from sweep.experiments.attempts import Run
 from sweep.experiments.ledger import Ledger, seed_of
-from sweep.experiments.standing import Standing
+from sweep.experiments.standing import Standing, values_of
 from sweep.trial import Budget, Decision, Objective, Reason, Status, Trial
 
 __all__ = ["DEFAULT_TRIALS", "Machine", "budget_for"]
@@ -251,6 +251,16 @@ class Machine:
         """Return step and reference of the checkpoint that a trial would go on from, or None."""
         found = self._ledger.entries[number].runs[run]
         return None if found.checkpoint is None else (found.at, found.checkpoint)
+
+    def repeated(self) -> dict[int, tuple[float, ...]]:
+        """Return the first score of each repeat of the trials that have completed, by number; empty without repeats."""
+        found = {}
+        for number, trial in enumerate(self.trials):
+            runs = self._ledger.entries[number].runs
+            if len(runs) > 1 and all(run.done for run in runs):
+                goals = self.standing.objectives
+                found[trial.number] = tuple(values_of(goals, run.value, run.metrics)[0] for run in runs)
+        return found
 
     def charged(self, number: int, run: int = 0) -> float:
         """Return what a trial's repeat has cost in the attempts that have ended."""

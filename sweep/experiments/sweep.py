@@ -40,7 +40,7 @@ from sweep.pipeline.request import Reran, requested
 from sweep.pipeline.runtime import Activation, Root, current_activation, open_root
 from sweep.pipeline.units import Unit
 from sweep.schedulers.base import Scheduler
-from sweep.space import SearchSpace
+from sweep.space import Constant, SearchSpace
 from sweep.store.writer import Durability
 from sweep.tracker.stream import say
 from sweep.trial import Budget, Objective, Resources, Status
@@ -203,6 +203,25 @@ class SweepExperiment(Experiment):
         """Return what two runs of this sweep share."""
         callee, space = self._built()
         return self._sweep_identity(callee, space)
+
+    def _own_identity(self) -> dict[str, Any]:
+        """Return the identity of a sweep that is another's objective: its own may need parameters of that one."""
+        return self._sweep_identity(self._callee(), self.space())
+
+    def _outer_problems(self, outer: SearchSpace) -> list[str]:
+        """Return what does not fit where the objective gets the parameters of an outer space, too."""
+        own = self.space()
+        both = [f"{self.name}: parameter {name!r} is in its own space and in the outer one" for name in outer if name in own]
+        return both or self._callee().problems(SearchSpace({**own, **outer}))
+
+    def _held_at(self, params: Mapping[str, Any]) -> SweepExperiment:
+        """Return this sweep with further parameters, which do not vary."""
+        held = copy.copy(self)
+        held.search_space = {**self.space(), **{name: Constant(value) for name, value in params.items()}}
+        if getattr(self.optimizer, "search_space", None) is not None:
+            held.optimizer = self._copied(self.optimizer)
+            held.optimizer.search_space = None
+        return held
 
     def _sweep_identity(self, callee: Callee, space: SearchSpace) -> dict[str, Any]:
         identity = {

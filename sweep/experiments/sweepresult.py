@@ -26,6 +26,7 @@ class SweepResult(RunResult):
         cost: Sum of the trials' costs (seconds, or the ``cost`` metric).
         n_failed: Trials that failed.
         saved: Steps that early stopping saved, or None.
+        repeats: Scores of the repeats of each completed trial by number (empty where nothing is repeated).
         text: In words, why the sweep ended.
     """
 
@@ -44,7 +45,7 @@ class SweepResult(RunResult):
             error=None if end is None or status is not Status.FAILED else end.text,
             trials=list(standing.trials), pareto_front=standing.pareto_front(), cost=standing.cost, n_failed=failed,
             best=best, saved=standing.saved(), resource=standing.resource, space=space, store=str(opened.handle.store.path),
-            objectives=standing.objectives, text=text or (end.text if end is not None else ""),
+            objectives=standing.objectives, repeats=machine.repeated(), text=text or (end.text if end is not None else ""),
         )  # fmt: skip
 
     @property

@@ -16,7 +16,7 @@ from sweep.schedulers.rungs import Rung, exact, hyperband_table, levels
 from sweep.space import Integer, Ordinal, SearchSpace
 from sweep.trial import Decision, Objective, Status, Trial
 
-__all__ = ["HyperbandScheduler", "SuccessiveHalvingScheduler"]
+__all__ = ["HyperbandScheduler", "RoundsScheduler", "SuccessiveHalvingScheduler"]
 
 Table: TypeAlias = tuple[tuple[int, int], ...]
 """A bracket: ``(trials, resource)`` of each rung, resources rising."""
@@ -278,6 +278,24 @@ class HyperbandScheduler(_SynchronousHalving):
         eta = _checked(owner, max_epochs, reduction_factor, grace_period)
         self.max_epochs, self.reduction_factor, self.grace_period = max_epochs, reduction_factor, grace_period
         super().__init__(hyperband_table(grace_period, max_epochs, eta), eta)
+
+
+@final
+class RoundsScheduler(_SynchronousHalving):
+    """Synchronous halving in rounds of given sizes: a round is one step, and the best of each go on to the next.
+
+    Args:
+        sizes: Trials in each round, falling; the last round completes a trial.
+        rate: Share that goes on, where a round is not full.
+
+    Example:
+        >>> RoundsScheduler([27, 8, 2], 0.3).table
+        (((27, 1), (8, 2), (2, 3)),)
+    """
+
+    def __init__(self, sizes: Sequence[int], rate: float) -> None:
+        self.sizes, self.rate = tuple(sizes), rate
+        super().__init__([tuple((size, index + 1) for index, size in enumerate(sizes))], 1 / exact(rate))
 
 
 def _checked(owner: str, max_epochs: int, reduction_factor: float, grace_period: int) -> Fraction:

@@ -13,7 +13,7 @@ from bisect import bisect_left
 from fractions import Fraction
 from typing import final
 
-__all__ = ["Rung", "exact", "hyperband_sizes", "hyperband_table", "levels", "training_steps", "whole_log"]
+__all__ = ["Rung", "exact", "hyperband_sizes", "hyperband_table", "levels", "round_sizes", "training_steps", "whole_log"]
 
 
 def exact(number: float | Fraction) -> Fraction:
@@ -115,10 +115,22 @@ def training_steps(n: int, halving_rate: float, num_min_samples: int, max_steps:
         >>> training_steps(20000, 0.3, 4, 120000)
         [27, 88, 292, 972, 3240, 10800, 36000, 120000]
     """
-    rate, left, rounds = exact(halving_rate), n, 0
-    while left >= max(1, num_min_samples):
-        left, rounds = math.floor(left * rate), rounds + 1
+    rate, rounds = exact(halving_rate), len(round_sizes(n, halving_rate, num_min_samples))
     return [math.ceil(max_steps * rate**k) for k in reversed(range(rounds))]
+
+
+def round_sizes(n: int, halving_rate: float, num_min_samples: int) -> list[int]:
+    """Return how many configurations each round of Ato's halving runs; see :func:`training_steps`.
+
+    Example:
+        >>> round_sizes(300, 0.3, 3)
+        [300, 90, 27, 8]
+    """
+    rate, left, sizes = exact(halving_rate), n, []
+    while left >= max(1, num_min_samples):
+        sizes.append(left)
+        left = math.floor(left * rate)
+    return sizes
 
 
 @final
