@@ -924,8 +924,8 @@ def test_a_stage_of_a_trial_that_starts_runs_takes_no_second_slot() -> None:
     )
 
 
-def test_a_sweep_is_no_objective_without_inputs() -> None:
-    with pytest.raises(ContractError, match="a sweep has no inputs"):
+def test_a_sweep_inside_a_sweep_needs_a_space_of_its_own() -> None:
+    with pytest.raises(ContractError, match="'x' is in its own space and in the outer one"):
         sweep(sweep(square)).check()
 
 
