@@ -2,8 +2,8 @@
 
 POSIX record locks die with the process, are not inherited by a fork, and are all dropped as
 soon as *any* descriptor of the file is closed: hence one descriptor per file and process,
-kept for the life of the process (``_FILES``; the operating system's state is per process,
-so ours has to be). ``flock`` is not used: grandchildren would keep it alive.
+kept until the last store that uses it is closed (``_FILES``; the operating system's state is
+per process, so ours has to be). ``flock`` is not used: grandchildren would keep it alive.
 """
 
 from __future__ import annotations
@@ -27,7 +27,7 @@ class LockFile:
     """The side file of a store with one lockable byte per root run."""
 
     def __init__(self, path: Path) -> None:
-        self._pid = os.getpid()
+        self._pid, self._path, self._users = os.getpid(), str(path.resolve()), 0
         self._held: set[int] = set()
         self._mutex = threading.Lock()
         try:
@@ -37,13 +37,23 @@ class LockFile:
 
     @classmethod
     def of(cls, path: Path) -> LockFile:
-        """Return this process's lock file for a path, opened at most once."""
+        """Return this process's lock file for a path, opened at most once; `leave` it when done."""
         where = str(path.resolve())
         with _FILES_MUTEX:
             known = _FILES.get(where)
             if known is None or known._pid != os.getpid() or not path.exists():
                 known = _FILES[where] = cls(path)
+            known._users += 1
             return known
+
+    def leave(self) -> None:
+        """Use it no more; the last who does closes it (of a parent before a fork: nothing happens)."""
+        with _FILES_MUTEX:
+            self._users -= 1
+            if self._users == 0 and self._pid == os.getpid():
+                if _FILES.get(self._path) is self:
+                    del _FILES[self._path]
+                os.close(self._descriptor)
 
     def acquire(self, run_id: int) -> bool:
         """Take a run's byte; False if another process, or this one, holds it already."""

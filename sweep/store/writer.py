@@ -19,6 +19,7 @@ import os
 import platform
 import sqlite3
 import threading
+import time
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
@@ -33,6 +34,7 @@ __all__ = ["Durability", "Store", "default_store", "open_store"]
 
 Durability = Literal["process", "power"]
 T = TypeVar("T")
+_LOOK = 1.0  # seconds between looks at whether the file is still there
 _LEAST = 512  # bytes of the smallest SQLite database
 _TABLES = frozenset({"run", "journal", "metric", "blob", "definition"})
 
@@ -79,10 +81,12 @@ class Store:
         self._after: list[Callable[[], None]] = []
         self._owned: dict[int, int] = {}
         self._definitions: dict[str, int] = {}
-        self.files = self.path.with_name(self.path.name + ".d")
+        self._file = self.path.absolute()  # a stage may change the working directory
+        self.files = self._file.with_name(self.path.name + ".d")
         self._check_place(create, allow_network)
         with _translated(self.path):
             self._connection = self._connect(create)
+        self._inode, self._looked = self._file.stat().st_ino, time.monotonic()
         self._runs = self.files / "runs"
         self._locks: LockFile | None = None
 
@@ -124,12 +128,21 @@ class Store:
 
     def _connect(self, create: bool) -> sqlite3.Connection:
         new = create and not self.readonly and (not self.path.exists() or self.path.stat().st_size == 0)
-        if self.readonly:
-            connection = sqlite3.connect(
-                f"file:{_quoted(self.path)}?mode=ro", uri=True, check_same_thread=False, isolation_level=None
-            )
-        else:
-            connection = sqlite3.connect(self.path, check_same_thread=False, isolation_level=None, timeout=30)
+        uri = f"file:{_quoted(self.path)}" + (self._read_mode() if self.readonly else "")
+        connection = sqlite3.connect(uri, uri=True, check_same_thread=False, isolation_level=None, timeout=30)
+        try:
+            return self._prepared(connection, new)
+        except BaseException:
+            connection.close()
+            raise
+
+    def _read_mode(self) -> str:
+        """Return how to open it for reading: where no log can be made beside it, nobody else writes it either."""
+        log = self.path.with_name(self.path.name + "-wal")
+        still = not os.access(self.path.parent, os.W_OK) and not log.exists()
+        return "?mode=ro&immutable=1" if still else "?mode=ro"
+
+    def _prepared(self, connection: sqlite3.Connection, new: bool) -> sqlite3.Connection:
         connection.execute("PRAGMA busy_timeout=30000")
         if not self.readonly:
             connection.execute("PRAGMA journal_mode=WAL")
@@ -138,10 +151,8 @@ class Store:
         if version == 0 and not self.readonly:
             version = self._create(connection) if new or not self._has_tables(connection) else version
         if version > SCHEMA_VERSION:
-            connection.close()
             raise StoreTooNew(str(self.path), version, SCHEMA_VERSION)
         if version < 1 or not self._has_tables(connection):
-            connection.close()
             raise StoreCorrupt(f"{self.path} is a SQLite database, but not a store of sweep; name another file")
         return connection
 
@@ -198,6 +209,8 @@ class Store:
             if not self._queue:
                 return
             self._same_process()
+            if time.monotonic() - self._looked > _LOOK:
+                self._check_there()
             rows = self._transaction(self._write_queue)
             self._queue = []
             for inserted, row_id in rows:
@@ -205,6 +218,19 @@ class Store:
             actions, self._after = self._after, []
         for action in actions:
             action()
+
+    def _check_there(self) -> None:
+        """Look whether what is written can be found again: SQLite goes on in a file that was removed."""
+        self._looked = time.monotonic()
+        try:
+            found = self._file.stat().st_ino
+        except OSError:
+            found = 0
+        if found != self._inode:
+            raise StoreUnwritable(
+                f"the store {self.path} was removed while a run used it ({'another file is' if found else 'nothing is'} "
+                "there now): what the run has finished is gone with it; start it again"
+            )
 
     def _write_queue(self, connection: sqlite3.Connection) -> list[tuple[Callable[[int], None], int]]:
         """Execute what is queued; return who wants to know the id of a new row, and the id."""
@@ -308,7 +334,8 @@ class Store:
 
     def is_live(self, root_id: int) -> bool:
         """Whether a live process owns the root run; read from the lock, never from a process id."""
-        if not (self.files / "lock").exists():
+        lock = self.files / "lock"
+        if not lock.exists() or not os.access(lock, os.W_OK):  # where nobody may lock, nobody works
             return False
         return self.locks.is_held(root_id)
 
@@ -324,12 +351,19 @@ class Store:
 
     def close(self) -> None:
         """Write what is queued, give back what is owned, and close."""
+        if self._pid != os.getpid():
+            return  # a forked child: the connection is its parent's
         try:
-            if self._pid == os.getpid() and not self.readonly:
+            if not self.readonly:
                 self.commit()
+                if self._owned:
+                    self._check_there()
         finally:
             for root_id in list(self._owned):
                 self.disown(root_id)
+            if self._locks is not None:
+                self._locks.leave()
+                self._locks = None
             self._connection.close()
 
     def __enter__(self) -> Store:
@@ -372,7 +406,10 @@ def _ours(path: Path, error: sqlite3.DatabaseError | UnicodeDecodeError) -> Stor
     if not isinstance(error, sqlite3.OperationalError):
         return StoreCorrupt(f"{path} cannot be read: {error}; if it was a store, copy it and try: sqlite3 {path} .recover")
     if any(word in text for word in ("readonly", "unable to open", "disk is full", "disk I/O", "permission")):
-        return StoreUnwritable(f"cannot write the store {path}: {text}; what was finished before is kept")
+        return StoreUnwritable(
+            f"cannot write the store {path}: {text}; what was finished before is kept: "
+            "free some space or make it writable, then resume"
+        )
     damaged = "malformed" in text or "UTF-8" in text
     return StoreCorrupt(f"{path}: {text}") if damaged else StoreError(f"store {path}: {text}")
 
