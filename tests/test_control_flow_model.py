@@ -15,14 +15,14 @@ from typing import Any
 import anyio
 import pytest
 from dying import Deaths, Killed
-from hypothesis import HealthCheck, given, settings
+from hypothesis import HealthCheck, example, given, settings
 from hypothesis import strategies as st
 
 from sweep import Context, Pipeline, State
 from sweep.store.writer import open_store
 
 FIELDS = ("a", "b", "c")
-START = {"a": 3, "b": 5, "c": 7}
+START = {"a": 4, "b": 5, "c": 7}
 MODULUS = 101
 
 Values = dict[str, Any]
@@ -256,7 +256,19 @@ def test_a_program_runs_as_its_model(nodes: tuple[Any, ...], backend: str) -> No
     assert fields(anyio.run(main, backend=backend)) == modelled(nodes, START)
 
 
-@settings(max_examples=10, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+SHAPES = (
+    (
+        Repeat(2, (Choose("a", (Assign("a", "b", 3, True),), (Assign("a", "a", 3, False), Assign("b", "a", 2, True))),)),
+        Each("c", "a", 3, 2, True, 1),
+        Both("a", "c", 2),
+    ),
+    (Choose("a", (Each("a", "b", 2, 2, False, None),), (Repeat(1, (Each("a", "b", 3, 1, False, 2),)),)),),
+)
+
+
+@example(nodes=SHAPES[0])
+@example(nodes=SHAPES[1])
+@settings(max_examples=8, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
 @given(nodes=trees())
 def test_killed_at_any_commit_it_comes_to_the_same_and_repeats_nothing(
     nodes: tuple[Any, ...], tmp_path_factory: pytest.TempPathFactory

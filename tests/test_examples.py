@@ -14,9 +14,15 @@ PROMISED = {
     "async_objective.py": "1000 trials",
     "config_scopes.py": "",
     "contracts_and_hooks.py": "did you mean 'slope'",
+    "control_flow.py": "--- start\nfit degree 2\nfit degree 4\nbest degree 3",
+    "curriculum.py": "3 sweeps inside",
     "custom_strategies.py": "40 trials",
+    "hybrid.py": "4 phases",
+    "my_experiment.py": "best lr 0.00",
+    "optimizer_optimizer.py": "5 trials, 0 failed",
     "resume_after_crash.py": "total 20",
     "swap_strategies.py": "GridOptimizer-BatchScheduler",
+    "three_levels.py": "12 trainings, 12 different ones",
 }
 
 

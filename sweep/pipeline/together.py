@@ -23,22 +23,22 @@ async def together(calls: Sequence[Callable[[], Awaitable[None]]], what: str) ->
         TrialStopped: A scheduler's decision, unwrapped.
         TrialPaused: A scheduler's decision, unwrapped.
     """
-    failures: list[Exception] = []
+    found: dict[int, Exception] = {}
 
-    async def guarded(call: Callable[[], Awaitable[None]]) -> None:
+    async def guarded(index: int, call: Callable[[], Awaitable[None]]) -> None:
         try:
             await call()
         except Exception as error:  # noqa: BLE001  # raised again below
-            if error not in failures:
-                failures.append(error)
+            found[index] = error
             group.cancel_scope.cancel()
 
     try:
         async with anyio.create_task_group() as group:
-            for call in calls:
-                group.start_soon(guarded, call)
+            for index, call in enumerate(calls):
+                group.start_soon(guarded, index, call)
     except BaseExceptionGroup as several:
         raise _unwrapped(several) from None
+    failures = list({id(found[index]): found[index] for index in sorted(found)}.values())
     if len(failures) == 1:
         raise failures[0]
     if failures:
