@@ -131,7 +131,7 @@ def hashes(rounds: int) -> Row:
 def imports(rounds: int) -> Row:
     def seconds(statement: str) -> float:
         code = f"import time; t = time.process_time(); {statement}; print(time.process_time() - t)"
-        runs = [subprocess.check_output([sys.executable, "-c", code], text=True) for _ in range(max(3, rounds // 2))]  # this interpreter
+        runs = [subprocess.check_output([sys.executable, "-c", code], text=True) for _ in range(max(3, rounds // 2))]
         return min(map(float, runs)) * 1e3
 
     packages = {"ato": "from ato.scope import Scope", "omegaconf": "from omegaconf import OmegaConf"}

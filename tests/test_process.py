@@ -662,7 +662,7 @@ async def test_output_is_kept_by_attempt_whoever_wrote_it(tmp_path: Path, monkey
             try:
                 await executor.run(task, RecordingSession())
             except TrialFailed as error:
-                assert error.signal == "SIGKILL"  # noqa: PT017  # the first attempt
+                assert error.signal == "SIGKILL"  # the first attempt
     lines = (tmp_path / "out" / "stdout.log").read_text().splitlines()
     assert lines[0].startswith("--- s/trial[1], attempt 1 · ")
     assert lines[1:3] == ["from C", "last words"], "a killed child's lines are there"

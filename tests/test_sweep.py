@@ -1017,3 +1017,36 @@ def test_a_full_disk_ends_a_sweep_with_its_work_kept(store_path: Path) -> None:
     assert result.path == "s"
     assert [(trial.number, trial.score) for trial in result.trials[: len(done)]] == done
     assert len(result.trials) == 60
+
+
+def test_changed_code_of_the_objective_is_said_and_finished_trials_keep_their_results(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    def version(text: str) -> Any:
+        path = tmp_path / "objective.py"
+        path.write_text(text, encoding="utf-8")
+        names: dict[str, Any] = {}
+        exec(compile(text, str(path), "exec"), names)  # noqa: S102  # a module as an editor would leave it
+        return names["train"]
+
+    def swept(function: Any, budget: int) -> Any:
+        sweep = SweepExperiment(function, {"x": Uniform(0, 1)}, optimizer=RandomOptimizer(), name="s", seed=1)
+        return sweep.run(budget, store=tmp_path / "s.db", resume="auto" if budget == 3 else "must")
+
+    first = swept(version("def train(x):\n    return x\n"), 3)
+    again = swept(version("def train(x):\n    # a comment\n    return x\n"), 4)
+    assert "code has changed" not in capsys.readouterr().err
+    last = swept(version("def train(x):\n    return 2 * x\n"), 5)
+    assert "code has changed" in capsys.readouterr().err
+    assert [trial.score for trial in last.trials[:4]] == [trial.score for trial in again.trials]
+    assert [trial.score for trial in again.trials[:3]] == [trial.score for trial in first.trials]
+    assert last.trials[4].score == 2 * last.trials[4].params["x"]
+
+
+def test_a_parameter_named_like_a_column_has_its_own(tmp_path: Path) -> None:
+    sweep = SweepExperiment(
+        lambda step, y: step + y, {"step": Uniform(0, 1), "y": Uniform(0, 1)}, optimizer=RandomOptimizer(), name="s"
+    )
+    frame = sweep.run(3, store=tmp_path / "s.db").to_frame()
+    assert list(frame["step"]) == [0, 0, 0]
+    assert frame["params.step"].between(0, 1).all()

@@ -49,6 +49,7 @@ from sweep.turns import lending
 __all__ = ["SweepExperiment"]
 
 Mode = Literal["min", "max"]
+_CODE = "!code"
 
 
 class SweepExperiment(Experiment):
@@ -412,6 +413,7 @@ class SweepExperiment(Experiment):
                 announce(opened, plan_of_sweep(machine, opened, is_leaf=callee.is_leaf))
             return self._ended(root, opened, machine, space)
         if asked is None or not asked.dry_run:
+            _notice_code(root, opened, callee)
             log.write(fresh, machine.trials, current_clock().wall())
             handle.store.commit()
         self._replayed(machine, [*past, *fresh], optimizer, scheduler)
@@ -422,7 +424,9 @@ class SweepExperiment(Experiment):
         elif machine.trials:
             say(_resume_line(handle.path, machine))
         for line in lines:
-            say(line)
+            if line not in root.said:
+                root.said.add(line)
+                say(line)
         conductor = Conductor(machine, scheduler, current_clock().wall)
         driver = Driver(root, handle, conductor, optimizer, callee, executor, self.resources or Resources(), log)
         driver.hooks, driver.repeats = () if parent is None else parent.frame.hooks, 1 if smoke else self.repeats
@@ -478,6 +482,20 @@ class SweepExperiment(Experiment):
             restore_scheduler(machine.trials)
         if differences:
             say(f"a strategy answers otherwise than before ({differences[0]}); the journal stands")
+
+
+def _notice_code(root: Root, opened: Opened, callee: Callee) -> None:
+    """Keep the fingerprint of the objective's code; say so if it has changed since the run began."""
+    handle = opened.handle
+    code = "+".join(root.fingerprints.code_fingerprint(one) for one in callee.functions())
+    entry = handle.journal.get(_CODE)
+    if entry is not None and entry.value != code:
+        say(
+            f"{handle.path!r}: the objective's code has changed since this run began; finished trials keep their "
+            "results, the others run the new code (begin anew: resume='never', --new)"
+        )
+    if entry is None or entry.value != code:
+        handle.journal.put(_CODE, "code", code)
 
 
 def _predictor(optimizer: Optimizer, lock: threading.Lock) -> Callable[..., Any] | None:

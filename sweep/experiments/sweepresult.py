@@ -17,6 +17,9 @@ from sweep.trial import Reason, Status, Trial
 __all__ = ["SweepResult"]
 
 
+_OWN = frozenset({"number", "status", "reason", "score", "step", "cost"})
+
+
 class SweepResult(RunResult):
     """What a sweep found.
 
@@ -120,6 +123,8 @@ class SweepResult(RunResult):
     def to_frame(self) -> Any:
         """Return a pandas DataFrame, a row for each trial: number, status, score, step, cost, parameters, metrics.
 
+        A parameter whose name is one of ours is in the column ``params.NAME``.
+
         Raises:
             MissingExtra: pandas is not installed.
         """
@@ -131,8 +136,9 @@ class SweepResult(RunResult):
         rows = [
             {
                 "number": trial.number, "status": str(trial.status), "reason": None if trial.reason is None else str(trial.reason),
-                "score": trial.score, "step": trial.step, "cost": trial.cost, **trial.params,
-                **{name: value for name, value in trial.metrics.items() if name not in trial.params},
+                "score": trial.score, "step": trial.step, "cost": trial.cost,
+                **{f"params.{name}" if name in _OWN else name: value for name, value in trial.params.items()},
+                **{name: value for name, value in trial.metrics.items() if name not in trial.params and name not in _OWN},
             }
             for trial in self._facts["trials"]
         ]  # fmt: skip
