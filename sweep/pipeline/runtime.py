@@ -92,6 +92,7 @@ class Root:
         fingerprints: Cached code fingerprints.
         isolation: Child processes for stages that ask for one.
         executors: Executors that were asked for by name: one of each for the whole tree.
+        said: Lines about defaults that people have been told: each once in a tree.
         interrupted: Name of the signal that ended the tree, or None.
     """
 
@@ -102,6 +103,7 @@ class Root:
         self.fingerprints = Fingerprinter()
         self.isolation = Isolation(self.threads)
         self.executors: dict[str, Any] = {}
+        self.said: set[str] = set()
         self.interrupted: str | None = None
         self.resume_line: str | None = None
 
