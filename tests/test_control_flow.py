@@ -15,7 +15,7 @@ import anyio
 import pytest
 from pydantic import BaseModel
 
-from sweep import Context, Experiment, Pipeline, State, errors, open_store
+from sweep import Context, Experiment, Pipeline, State, errors, open_store, ref
 
 
 class Scores(BaseModel):
@@ -63,6 +63,7 @@ def test_what_one_side_gives_may_be_missing() -> None:
     with_default = given.stage("use", lambda y=7: y).through(z=int)
     assert (with_default.run(x=1).z, with_default.run(x=0).z) == (2, 7)
     assert "y" not in given.run(x=0)
+    assert "setting n=ref('y') needs the field of branch 'way'" in problems(given.stage("use", lambda n: n, n=ref("y")))
     told = problems(Pipeline(x=int).stage("sub", given).through(y=int))
     assert "field 'y' of the sub-pipeline may be missing" in told
 

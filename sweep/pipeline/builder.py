@@ -255,7 +255,6 @@ class Pipeline:
         self,
         name: str,
         stage: Any,
-        /,
         *,
         over: str | Ref,
         concurrency: int = 1,

@@ -264,6 +264,8 @@ class StageCheck:
                 self.known.problem(
                     f"{place}: setting {name}=ref({target!r}): no such field{did_you_mean(target, self.known.fields)}"
                 )
+            elif target in self.known.unsure:
+                self.known.problem(f"{place}: setting {name}=ref({target!r}) needs the field of {self.known.unsure[target]}")
             elif annotation is not MISSING:
                 given = self.known.fields[target]
                 text = (
