@@ -241,7 +241,7 @@ class Experiment:
             frame = Frame(root, handle, handle.path, owner=self) if outer is None else outer.below(handle, handle.path, owner=self)
             with carrying(purse):
                 last = await self._execute(compiled, state, frame)
-            keep_state(opened, compiled, last)
+            await keep_state(root, opened, compiled, last)
             root.stream.emit("run.ended", handle.run_id, handle.path, status="completed")
         below = [RunResult.of_row(row, f"{handle.path}/{row.place}") for row in children(handle.store, handle.run_id)]
         value = value_of(compiled, last)

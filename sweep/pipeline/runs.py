@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping
 from contextlib import suppress
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -16,7 +17,7 @@ from sweep.pipeline.hooks import NO_TERMINAL, at_terminal
 from sweep.pipeline.planning import announce, plan_of
 from sweep.pipeline.records import note_failures, payload_type, plain, with_failures
 from sweep.pipeline.runner import execute
-from sweep.pipeline.runtime import Activation, Frame, current_activation, open_root
+from sweep.pipeline.runtime import Activation, Frame, Root, current_activation, open_root
 from sweep.pipeline.state import State
 from sweep.pipeline.steps import Compiled, StageStep
 from sweep.store.blobs import MemoryBlobs
@@ -85,7 +86,7 @@ async def _durable(opened: Opened, compiled: Compiled, state: State, frame: Fram
     handle, stream = opened.handle, frame.root.stream
     stream.emit("run.resumed" if opened.before else "run.started", handle.run_id, handle.path)
     last = await execute(compiled, state, frame)
-    keep_state(opened, compiled, last)
+    await keep_state(frame.root, opened, compiled, last)
     stream.emit("run.ended", handle.run_id, handle.path, status="completed")
     return last
 
@@ -125,14 +126,18 @@ def as_input(compiled: Compiled, name: str) -> str:
     return ""
 
 
-def keep_state(opened: Opened, compiled: Compiled, state: State) -> None:
-    """Journal the last State, so that a finished run is read and never run again."""
+async def keep_state(root: Root, opened: Opened, compiled: Compiled, state: State) -> None:
+    """Journal the last State, so that a finished run is read and never run again; in a thread where it may be large."""
     handle, model = opened.handle, _last_model(compiled)
     values = plain(state._fields)
     if model is not None and model in state._models:
         values[""] = state._models[model]
     with suppress(NotStorable):  # the stage that gave it has said so: it runs again
-        text = handle.journal.encode(values, payload_type_of(compiled), place=f"the State of {handle.path!r}")
+        encode = partial(
+            handle.journal.encode, values, payload_type_of(compiled), place=f"the State of {handle.path!r}"
+        )
+        is_small = all(isinstance(value, str | int | float | bool | None) for value in values.values())
+        text = encode() if is_small else await root.threads.run(encode)
         handle.journal.put(END, "end", text)
         note_failures(handle, END, state._fields)
 

@@ -1,0 +1,200 @@
+"""Everything a contract may hold survives a kill and a resume by type and by value."""
+
+from __future__ import annotations
+
+import collections
+import dataclasses
+import datetime
+import decimal
+import fractions
+import gc
+import math
+import time
+import tracemalloc
+import uuid
+import zoneinfo
+from pathlib import Path, PurePosixPath
+from typing import Any
+
+import anyio
+import numpy
+import pytest
+import torch
+from value_kinds import Circle, Colour, Fit, Level, Point, Shape
+
+from sweep import Pipeline
+from sweep.errors import NotStorable
+
+UTC = datetime.timezone.utc  # noqa: UP017  # an instance, by its old name
+VALUES: dict[str, tuple[Any, Any]] = {
+    "int": (int, 7),
+    "big int": (int, 3**400),
+    "negative big int": (int, -(2**63) - 1),
+    "nan": (float, math.nan),
+    "infinities": (list[float], [math.inf, -math.inf, -0.0, 5e-324]),
+    "bool": (bool, True),
+    "none": (int | None, None),
+    "text": (str, "grün \x00 \U0001f600 \n"),
+    "lone surrogate": (str, "\udc80"),
+    "bytes": (bytes, bytes(range(256))),
+    "long bytes": (bytes, bytes(range(256)) * 100),
+    "bytearray": (bytearray, bytearray(b"ab")),
+    "date": (datetime.date, datetime.date(2024, 2, 29)),
+    "naive": (datetime.datetime, datetime.datetime(2024, 1, 1, 12, 0, 0, 123456)),
+    "utc": (datetime.datetime, datetime.datetime(2024, 1, 1, tzinfo=UTC)),
+    "zone": (
+        datetime.datetime,
+        datetime.datetime(2024, 10, 27, 2, 30, fold=1, tzinfo=zoneinfo.ZoneInfo("Europe/Berlin")),
+    ),
+    "timedelta": (datetime.timedelta, datetime.timedelta(days=-1, microseconds=3)),
+    "decimal": (decimal.Decimal, decimal.Decimal("1.10")),
+    "fraction": (fractions.Fraction, fractions.Fraction(1, 3)),
+    "complex": (complex, complex(1, -2)),
+    "uuid": (uuid.UUID, uuid.UUID(int=5)),
+    "enum": (Colour, Colour.BLUE),
+    "flag": (Level, Level.LOW | Level.HIGH),
+    "path": (Path, Path("/a/b")),
+    "pure path": (PurePosixPath, PurePosixPath("a/../b")),
+    "tuple": (tuple[int, str], (1, "a")),
+    "nested tuples": (Any, ((1, (2, [3, (4,)])), {})),
+    "set": (set[int], {3, 1, 2}),
+    "frozenset": (frozenset[Any], frozenset({(1, 2), "a"})),
+    "keys": (dict[Any, Any], {1: "a", (2, 3): "b", None: "c", 1.5: "d", "$": "e", True.__class__.__name__: 1}),
+    "order": (dict[str, int], {"b": 1, "a": 2}),
+    "ordered": (Any, collections.OrderedDict([("b", 1), ("a", 2)])),
+    "counter": (Any, collections.Counter("abca")),
+    "deque": (Any, collections.deque([1, 2], maxlen=3)),
+    "range": (Any, range(1, 10, 3)),
+    "named tuple": (Point, Point(1.0, 2.5)),
+    "dataclass": (Fit, Fit(0.5, Colour.RED, Fit(1.0, Colour.BLUE), {(1, 2): {3}})),
+    "model": (Shape, Shape(name="s", size=(3, 4))),
+    "subclass of a model": (Shape, Circle(name="c", radius=2.0)),
+    "models in a list": (list[Shape], [Shape(name="a"), Circle(name="b")]),
+    "array": (numpy.ndarray, numpy.arange(12, dtype="<i2").reshape(3, 4)),
+    "large array": (numpy.ndarray, numpy.asfortranarray(numpy.arange(6000.0).reshape(60, 100))),
+    "array of dates": (numpy.ndarray, numpy.array(["2024-01-01", "NaT"], dtype="datetime64[D]")),
+    "empty array": (numpy.ndarray, numpy.zeros((0, 3), dtype=bool)),
+    "float32": (numpy.float32, numpy.float32(0.1)),
+    "int8": (numpy.int8, numpy.int8(-3)),
+    "numpy bool": (numpy.bool_, numpy.bool_(True)),
+    "tensor": (torch.Tensor, torch.arange(6.0).reshape(2, 3)),
+    "bfloat16": (torch.Tensor, torch.ones(3000, dtype=torch.bfloat16)),
+    "state dict": (
+        dict[str, Any],
+        {**torch.nn.Sequential(torch.nn.Linear(30, 40), torch.nn.BatchNorm1d(40)).state_dict()},
+    ),
+    "arrays deep inside": (dict[str, Any], {"a": [numpy.arange(1000), {"b": torch.zeros(1000)}], "n": (1, 2)}),
+}
+
+
+def same(one: Any, other: Any) -> bool:
+    """Tell whether two values are equal in type and value, at any depth."""
+    if type(one) is not type(other):
+        return False
+    if isinstance(one, float):
+        return (one != one and other != other) or (one == other and math.copysign(1, one) == math.copysign(1, other))
+    if isinstance(one, numpy.ndarray):
+        kept = one.dtype == other.dtype and one.shape == other.shape and one.flags.fnc == other.flags.fnc
+        return bool(kept and one.tobytes() == other.tobytes())
+    if isinstance(one, torch.Tensor):
+        return one.dtype == other.dtype and one.shape == other.shape and bool(torch.equal(one, other))
+    if isinstance(one, dict):
+        return same([*one.items()], [*other.items()])
+    if isinstance(one, list | tuple | collections.deque):
+        return len(one) == len(other) and all(map(same, one, other))
+    if dataclasses.is_dataclass(one) and not isinstance(one, type):
+        return same(vars(one), vars(other))
+    if isinstance(one, datetime.datetime):
+        return one == other and (one.tzinfo, one.fold) == (other.tzinfo, other.fold)
+    return bool(one == other)
+
+
+class Life:
+    """One stage gives a value, the next dies the first time and then has it."""
+
+    def __init__(self, annotation: Any, value: Any, path: Path) -> None:
+        self.value, self.path = value, path
+        self.given = 0
+        self.got: list[Any] = []
+        pipeline = Pipeline().stage("give", self.give).through(fields={"v": annotation})
+        self.pipeline = pipeline.stage("take", self.take).through(ok=bool)
+
+    def give(self) -> Any:
+        self.given += 1
+        return {"v": self.value}
+
+    def take(self, v: Any) -> bool:
+        self.got.append(v)
+        if len(self.got) == 1:
+            raise KeyboardInterrupt
+        return True
+
+    def live(self) -> Any:
+        """Die, resume, and return what the stage after the value got then."""
+        with pytest.raises(KeyboardInterrupt):
+            self.pipeline.run(name="life", store=self.path)
+        assert self.pipeline.run(name="life", store=self.path)["ok"] is True
+        return self.got[-1]
+
+
+@pytest.mark.parametrize("kind", VALUES)
+def test_a_value_survives_by_type_and_value(kind: str, tmp_path: Path) -> None:
+    annotation, value = VALUES[kind]
+    life = Life(annotation, value, tmp_path / "sweep.db")
+    found = life.live()
+    assert same(found, value), f"{found!r} ({type(found).__name__}), was {value!r}"
+    assert life.given == 1, "the stage that gave it ran again"
+
+
+def test_all_of_them_at_once_survive(tmp_path: Path) -> None:
+    whole = {f"v{number}": pair for number, pair in enumerate(VALUES.values())}
+    life = Life(dict[str, Any], {name: value for name, (_, value) in whole.items()}, tmp_path / "sweep.db")
+    assert same(life.live(), life.value)
+    assert life.given == 1
+
+
+@pytest.mark.parametrize(
+    "value",
+    [lambda: 1, iter([1]), open, {"deep": [object()]}, numpy.array([object()]), torch.nn.Linear(2, 2)],
+    ids=["function", "iterator", "builtin", "deep", "objects", "module"],
+)
+def test_what_cannot_be_kept_is_named_and_its_stage_runs_again(value: Any, tmp_path: Path) -> None:
+    life = Life(Any, value, tmp_path / "sweep.db")
+    with pytest.warns(RuntimeWarning, match=r"'life/give'.*'?v'?.*resume begins again before stage 'give'"):
+        assert life.live() is value
+    assert life.given == 2
+
+
+def test_what_has_to_be_kept_and_cannot_is_an_error(tmp_path: Path) -> None:
+    pipeline = Pipeline().stage("give", lambda: {"v": iter([1])}).through(fields={"v": Any}, checkpoint=True)
+    with pytest.raises(NotStorable, match="give"):
+        pipeline.run(name="life", store=tmp_path / "sweep.db")
+
+
+@pytest.mark.anyio
+async def test_a_large_array_is_written_in_little_memory_while_the_loop_goes_on(tmp_path: Path) -> None:
+    size = 100_000_000
+    big = numpy.random.default_rng(1).bytes(size)
+    array = numpy.frombuffer(big, dtype=numpy.uint8)
+    gaps, ready = [], anyio.Event()
+
+    async def beat() -> None:
+        last = time.monotonic()
+        while not ready.is_set():
+            await anyio.sleep(0.002)
+            now = time.monotonic()
+            gaps.append(now - last)
+            last = now
+
+    pipeline = Pipeline().stage("give", lambda: array).through(v=numpy.ndarray)
+    gc.collect()
+    tracemalloc.start()
+    async with anyio.create_task_group() as tasks:
+        tasks.start_soon(beat)
+        await pipeline.run(name="large", store=tmp_path / "sweep.db")
+        ready.set()
+    _, peak = tracemalloc.get_traced_memory()
+    tracemalloc.stop()
+    assert peak < size / 2, f"{peak / 1e6:.0f} MB more than the array itself"
+    assert len(gaps) > 10
+    assert max(gaps) < 0.25, f"the loop stood still for {max(gaps):.2f} s"
