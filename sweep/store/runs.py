@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import re
-from collections import Counter
+from collections import Counter, defaultdict
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, fields
 from typing import Any, NamedTuple, final
@@ -149,14 +149,17 @@ def latest_run(store: Store, parent_id: int, stage: str, name: str) -> RunRow | 
 _BELOW = """
 WITH RECURSIVE below(id) AS (
   SELECT id FROM run WHERE parent_id=? UNION ALL SELECT run.id FROM run JOIN below ON run.parent_id=below.id)
-SELECT run.id, parent_id, level, status, source, step, cost FROM run JOIN below ON below.id=run.id ORDER BY run.id DESC"""
+SELECT run.id, parent_id, level, status, source, step, cost, COALESCE(
+  CASE WHEN json_type(result)='object' THEN json_extract(result, '$.cost') END,
+  (SELECT value FROM metric WHERE run_id=run.id AND name='cost' ORDER BY metric.id DESC LIMIT 1))
+FROM run JOIN below ON below.id=run.id ORDER BY run.id DESC"""
 
 
 class Spent(NamedTuple):
     """What everything below a run has come to.
 
     Attributes:
-        cost: Of all trials; of one that runs sweeps inside, what those have cost if that is more.
+        cost: Of all trials: what they reported as such, else seconds, or what the sweeps inside have cost if that is more.
         trials: Configurations of the sweeps below, without those inside of trials.
         resource: Steps of those trials.
         counts: Trials at all depths by status.
@@ -175,18 +178,18 @@ def spent_below(store: Store, run_id: int) -> Spent:
     inside = {run_id: False}
     for number, parent, level, *_ in reversed(rows):
         inside[number] = level == TRIAL or inside[parent]
-    cost: Counter[int] = Counter()
+    cost: defaultdict[int, float] = defaultdict(float)
     counts: Counter[str] = Counter()
     trials = resource = 0
-    for number, parent, level, status, source, step, own in rows:
+    for number, parent, level, status, source, step, seconds, reported in rows:
         if level == TRIAL:
-            cost[number] = max(cost[number], own or 0.0)  # type: ignore[assignment]  # seconds
+            cost[number] = max(cost[number], seconds or 0.0) if reported is None else reported
             counts[status] += 1
             if not inside[parent]:
                 trials += source != "scheduler"
                 resource += step or int(status == Status.COMPLETED.value)
         cost[parent] += cost[number]
-    return Spent(float(cost[run_id]), trials, resource, dict(counts))
+    return Spent(cost[run_id], trials, resource, dict(counts))
 
 
 def insert_run(store: Store, **columns: Any) -> int:
