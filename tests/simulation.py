@@ -19,6 +19,8 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+from simulated_objective import Calls
+
 from sweep.clock import SystemClock, using_clock
 from sweep.context import Context
 from sweep.executors.simulated import Faults, SimulatedExecutor
@@ -224,12 +226,12 @@ class World:
         if story.jumps:
             executor.clock.wall = Jumpy(random.Random(story.seed)).wall  # type: ignore[method-assign]  # likewise
         return SweepExperiment(
-            self.objective, {"x": Uniform(0, 1, num=3), "i": Integer(0, 2)}, optimizer=OPTIMIZERS[story.optimizer](),
-            scheduler=SCHEDULERS[story.scheduler](), executor=executor, name="simulated", seed=story.seed,
-            repeats=story.repeats, retries=story.retries,
+            Calls(self.objective).objective, {"x": Uniform(0, 1, num=3), "i": Integer(0, 2)},
+            optimizer=OPTIMIZERS[story.optimizer](), scheduler=SCHEDULERS[story.scheduler](), executor=executor,
+            name="simulated", seed=story.seed, repeats=story.repeats, retries=story.retries,
         )  # fmt: skip
 
-    def objective(self, x: float, i: int, ctx: Context) -> float | None:
+    def objective(self, x: float, i: int, ctx: Context) -> None:
         """Report a learning curve; now and then fail."""
         story, number = self.story, int(ctx.trial or 0)
         assert number not in self.finished, f"finished trial {number} runs again"
@@ -244,7 +246,6 @@ class World:
                 ctx.save(step)
             ctx.report(step, loss=loss(i, x, step))
         self.returned.add(number)
-        return None
 
     # ------------------------------------------------------------ what must hold
 
