@@ -234,6 +234,7 @@ class SweepExperiment(Experiment):
             "metric": identity_of(self.metric),
             "mode": identity_of(self.mode),
             "repeats": self.repeats,
+            "retries": self.retries,
             "constraints": identity_of(self.constraints),
             "fields": identity_of(self.fields),
         }

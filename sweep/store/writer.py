@@ -145,7 +145,7 @@ class Store:
     def _prepared(self, connection: sqlite3.Connection, new: bool) -> sqlite3.Connection:
         connection.execute("PRAGMA busy_timeout=30000")
         if not self.readonly:
-            connection.execute("PRAGMA journal_mode=WAL")
+            _write_ahead(connection)
             connection.execute(f"PRAGMA synchronous={'FULL' if self.durability == 'power' else 'NORMAL'}")
         version = connection.execute("PRAGMA user_version").fetchone()[0]
         if version == 0 and not self.readonly:
@@ -384,6 +384,19 @@ def open_store(path: str | Path | None = None) -> Store:
         StoreError: There is no such store.
     """
     return Store(path, create=False, readonly=True)
+
+
+def _write_ahead(connection: sqlite3.Connection) -> None:
+    """Switch to WAL; of two processes that do so at one instant SQLite tells one "locked", whatever its timeout."""
+    until = time.monotonic() + 30
+    while True:
+        try:
+            connection.execute("PRAGMA journal_mode=WAL")
+            return
+        except sqlite3.OperationalError as error:
+            if "locked" not in str(error) or time.monotonic() > until:
+                raise
+            time.sleep(0.01)
 
 
 def _quoted(path: Path) -> str:
