@@ -25,7 +25,7 @@ from sweep.experiments.sweepresult import SweepResult
 from sweep.optimizers.grid import GridOptimizer
 from sweep.schedulers.halving import RoundsScheduler
 from sweep.schedulers.rungs import round_sizes, training_steps
-from sweep.space import SearchSpace
+from sweep.space import SearchSpace, nest
 from sweep.trial import Status
 
 __all__ = ["DistributedHyperBand", "HyperBand"]
@@ -166,13 +166,7 @@ class HyperBand:
 
 def _config(base: Mapping[str, Any], params: Mapping[str, Any], generation: int) -> ADict:
     """Return the config of one configuration in one round."""
-    config = ADict(base)
-    for name, value in params.items():
-        *outer, last = name.split(".")
-        node: Any = config
-        for part in outer:
-            node = node.setdefault(part, ADict())
-        node[last] = value
+    config = ADict(base).merge(nest(params))
     config["__num_halved__"] = generation
     return config
 
