@@ -41,8 +41,9 @@ def ato_scope() -> Any:
 
 
 @pytest.mark.parametrize(("rate", "least", "mode"), [(0.3, 3, "max"), (0.5, 10, "min"), (1 / 3, 1, "max")])
-def test_rounds_and_winner_are_atos(rate: float, least: int, mode: Any) -> None:
+def test_rounds_and_winner_are_atos(rate: float, least: int, mode: Any, monkeypatch: pytest.MonkeyPatch) -> None:
     pytest.importorskip("ato")
+    monkeypatch.setattr(sys, "argv", ["train"])  # Ato evaluates the words of whatever command line there is
     from ato.adict import ADict as AtoDict
     from ato.hyperopt.hyperband import HyperBand as AtoHyperBand
 
