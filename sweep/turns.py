@@ -17,16 +17,38 @@ T = TypeVar("T")
 
 
 @final
-class _Loan(Generic[T]):
-    """One thing that is held, and how often it has been lent."""
+class holding(Generic[T]):  # noqa: N801  # used like a function; a class costs each trial less than a generator
+    """Hold something while the body runs; what the body calls may lend it.
 
-    __slots__ = ("_held", "_lent", "_take", "value")
+    Args:
+        take: Returns a context manager that waits, holds and gives back; called again after each loan.
+
+    Example:
+        >>> import anyio
+        >>> async def main() -> int:
+        ...     slots = anyio.Semaphore(1)
+        ...     async with holding(lambda: slots), lending(), holding(lambda: slots):
+        ...         return slots.value
+        >>> anyio.run(main)
+        0
+    """
+
+    __slots__ = ("_held", "_lent", "_take", "_token", "value")
 
     def __init__(self, take: Callable[[], AbstractAsyncContextManager[T]]) -> None:
         self._take = take
         self._held: AbstractAsyncContextManager[T] | None = None
         self._lent = 0
         self.value: T
+
+    async def __aenter__(self) -> T:
+        await self.take()
+        self._token = _HELD.set((*_HELD.get(), self))
+        return self.value
+
+    async def __aexit__(self, *error: object) -> None:
+        _HELD.reset(self._token)
+        await self.give_back()
 
     async def take(self) -> None:
         """Take it, waiting for it if others have it."""
@@ -43,43 +65,19 @@ class _Loan(Generic[T]):
             await held.__aexit__(None, None, None)
 
     async def lend(self) -> None:
+        """Give it back for a while."""
         self._lent += 1
         if self._lent == 1:
             await self.give_back()
 
     async def recover(self) -> None:
+        """Take it again, once all who lent it have come back."""
         self._lent -= 1
         if self._lent == 0:
             await self.take()
 
 
-_HELD: ContextVar[tuple[_Loan[Any], ...]] = ContextVar("sweep_held", default=())
-
-
-@asynccontextmanager
-async def holding(take: Callable[[], AbstractAsyncContextManager[T]]) -> AsyncIterator[T]:
-    """Hold something while the body runs; what the body calls may lend it.
-
-    Args:
-        take: Returns a context manager that waits, holds and gives back; called again after each loan.
-
-    Example:
-        >>> import anyio
-        >>> async def main() -> int:
-        ...     slots = anyio.Semaphore(1)
-        ...     async with holding(lambda: slots), lending(), holding(lambda: slots):
-        ...         return slots.value
-        >>> anyio.run(main)
-        0
-    """
-    loan = _Loan(take)
-    await loan.take()
-    token = _HELD.set((*_HELD.get(), loan))
-    try:
-        yield loan.value
-    finally:
-        _HELD.reset(token)
-        await loan.give_back()
+_HELD: ContextVar[tuple[holding[Any], ...]] = ContextVar("sweep_held", default=())
 
 
 @asynccontextmanager

@@ -9,7 +9,7 @@ from contextlib import contextmanager
 from sweep.experiments import events as ev
 from sweep.experiments.driver import Driver
 from sweep.experiments.machine import Machine
-from sweep.experiments.purse import Left, Purse, carrying, current_purse
+from sweep.experiments.purse import NO_LIMITS, Left, Purse, carrying, current_purse
 from sweep.trial import Budget
 
 __all__ = ["sharing"]
@@ -49,6 +49,8 @@ def sharing(driver: Driver, past: Sequence[ev.Event], *, leaf: bool) -> Iterator
 
 def _limits(machine: Machine) -> Budget:
     """Return what limits the sweeps inside its trials: their trials and steps are their own affair."""
+    if machine.budget.seconds is None and machine.budget.cost is None:
+        return NO_LIMITS
     return Budget(seconds=machine.budget.seconds, cost=machine.budget.cost)
 
 
