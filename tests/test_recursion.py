@@ -325,6 +325,11 @@ def test_an_outer_sweeps_cost_limits_those_inside_its_trials(store_path: Path) -
         store_path, "SELECT status, reason, json_extract(result, '$.n_trials') FROM run WHERE name='inner'"
     )
     assert (status, reason, count) == ("completed", "budget", 5)
+    [(text,)] = rows(
+        store_path,
+        "SELECT json_extract(value, '$.text') FROM journal JOIN run ON run.id=run_id WHERE kind='finished' AND name='inner'",
+    )
+    assert text == "the budget is spent: cost=10", "it knew its limit, and began nothing beyond it"
 
 
 def test_inner_trials_are_not_counted_as_the_outer_ones() -> None:
