@@ -196,7 +196,6 @@ dist.destroy_process_group()
 """
 
 
-@pytest.mark.timeout(60)
 def test_ranks_share_the_rounds_and_agree(tmp_path: Path) -> None:
     pytest.importorskip("torch")
     import json

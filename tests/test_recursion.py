@@ -122,11 +122,10 @@ async def awaits_sweep(x: float) -> float:
 
 @pytest.mark.parametrize("objective", [asks_for_sweep, awaits_sweep])
 @pytest.mark.parametrize("executor", ["inline", "thread", ThreadExecutor(1)])
-@pytest.mark.timeout(20)
 def test_an_objective_that_runs_a_sweep_lends_its_slot(objective: Any, executor: Any, store_path: Path) -> None:
     """On one slot, with one thread: whoever held on to either would wait for itself."""
     sweep = SweepExperiment(objective, grid("x", 1, 2, 3), optimizer=GridOptimizer(), executor=executor, name="above")
-    assert [trial.score for trial in sweep.run().trials] == [2, 3, 4]
+    assert [trial.score for trial in sweep.run(Budget(seconds=10)).trials] == [2, 3, 4]  # a deadlock ends by the budget
     assert tree(store_path) == ["above", *(f"above/trial[{n}]/below" for n in range(3))]
 
 
@@ -193,7 +192,6 @@ class Gauge:
 
 @pytest.mark.parametrize("slots", [1, 4])
 @pytest.mark.parametrize("kind", ["async", "thread"])
-@pytest.mark.timeout(30)
 def test_four_by_four_trials_finish_on_the_slots_of_the_tree(slots: int, kind: str) -> None:
     gauge = Gauge()
 
@@ -212,7 +210,7 @@ def test_four_by_four_trials_finish_on_the_slots_of_the_tree(slots: int, kind: s
         what, grid("x", 0, 1, 2, 3), optimizer=GridOptimizer(), workers=4, executor=executor, name="in"
     )
     outer = SweepExperiment(inner, grid("y", 0, 1, 2, 3), optimizer=GridOptimizer(), workers=slots, name="out")
-    assert [trial.score for trial in outer.run().trials] == [0, 1, 2, 3]
+    assert [trial.score for trial in outer.run(Budget(seconds=10)).trials] == [0, 1, 2, 3]
     assert gauge.calls == 16
     assert gauge.most == slots
 
@@ -735,7 +733,6 @@ def begin(program: Path, log: Path, store: Path, workers: int) -> subprocess.Pop
 
 
 @pytest.mark.parametrize(("seed", "workers"), [(1, 1), (2, 3)])
-@pytest.mark.timeout(60)
 def test_three_levels_killed_at_any_instant_repeat_nothing_that_was_finished(
     seed: int, workers: int, tmp_path: Path
 ) -> None:
@@ -783,7 +780,6 @@ def test_three_levels_killed_at_any_instant_repeat_nothing_that_was_finished(
 
 
 @pytest.mark.parametrize(("number", "code"), [(signal.SIGINT, 130), (signal.SIGTERM, 143)])
-@pytest.mark.timeout(30)
 def test_a_signal_stops_three_levels_in_good_order(number: signal.Signals, code: int, tmp_path: Path) -> None:
     program, log, store = tmp_path / "program.py", tmp_path / "log.txt", tmp_path / "s.db"
     program.write_text(PROGRAM.replace("time.sleep(0.004)", "time.sleep(0.05)"))
