@@ -346,7 +346,7 @@ def test_parallel_sweeps_share_what_is_left() -> None:
     inner = SweepExperiment(slow, {"x": Uniform(0, 1)}, optimizer=RandomOptimizer(), metric="loss", name="inner")
     outer = SweepExperiment(inner, grid("y", 1, 2, 3, 4), optimizer=GridOptimizer(), workers=4, name="outer")
     result = outer.run(Budget(cost=20))
-    assert 20 <= result.cost < 24  # a trial that is cut before it reports counts its few milliseconds
+    assert 20 <= result.cost < 23.5  # 23 whole trials at most; one cut before it reports counts its milliseconds
     assert [trial.status for trial in result.trials] == ["completed"] * 4
 
 
