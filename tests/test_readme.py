@@ -36,3 +36,18 @@ def test_first_screen_shows_code_and_length() -> None:
 def test_ci_runs_exactly_the_test_command() -> None:
     commands = re.findall(r"```bash\n(.*?)```", README, re.S)
     assert commands[1].strip() in (ROOT / ".ci" / "run").read_text(encoding="utf-8").splitlines()
+
+
+def test_the_three_level_tree_is_the_one_that_is_printed() -> None:
+    """The README's tree is cut, but each of its lines is printed, in that order (times aside)."""
+    (shown,) = re.findall(r"```text\n(.*?)```", README, re.S)
+    done = subprocess.run(
+        [sys.executable, str(ROOT / "examples" / "three_levels.py")], capture_output=True, text=True, timeout=120, check=True
+    )
+    printed = iter(_untimed(done.stdout))
+    missing = [line for line in _untimed(shown) if line not in printed]
+    assert not missing
+
+
+def _untimed(text: str) -> list[str]:
+    return [re.sub(r"  \d+\.\d+s$", "", line) for line in text.splitlines()]

@@ -71,26 +71,30 @@ def _trial(store: Store, sweep: RunRow, number: int) -> dict[str, Any]:
     return next(one for one in trials_of(store, sweep) if one["number"] == number)
 
 
-def _node_lines(node: Mapping[str, Any], everything: bool, indent: str, trial: Mapping[str, Any] | None = None) -> Iterator[str]:
+def _node_lines(
+    node: Mapping[str, Any], everything: bool, indent: str, trial: Mapping[str, Any] | None = None, above: str = ""
+) -> Iterator[str]:
+    """Yield the lines of a node and all below it; the path of a child is told from its parent's on."""
     from sweep.cli.rows import fold_loops
+    from sweep.store.runs import TRIAL
 
     reason = f" ({node['reason']})" if node["reason"] not in (None, node["status"]) else ""
     took = "" if node["seconds"] is None else f"  {age(node['seconds'])}"
     score = "" if node["score"] is None else f"  score {node['score']:.6g}"
-    yield f"{indent}{node['path']}  (run {node['id']}, {node['level']})  {node['status']}{reason}{score}{took}"
+    yield f"{indent}{node['path'].removeprefix(above)}  (run {node['id']}, {node['level']})  {node['status']}{reason}{score}{took}"
     inner = indent + "  "
     if node["error"]:
         yield f"{inner}error: {node['error']}"
     if trial is not None:
         yield from _trial_lines(trial, node["metrics"], inner)
-    elif node["params"]:
+    elif node["params"] and not (above and node["level"] == TRIAL):  # the sweep's table has them
         yield f"{inner}" + ", ".join(f"{name}={short(value)}" for name, value in node["params"].items())
     for name, what in fold_loops(node["stages"]):
         yield f"{inner}{name}  {what}"
     if "list" in node:
         yield from _sweep_lines(node, everything, inner)
     for child in node["children"]:
-        yield from _node_lines(child, everything, inner)
+        yield from _node_lines(child, everything, inner, above=f"{node['path']}/")
 
 
 def _trial_lines(trial: Mapping[str, Any], metrics: list[dict[str, Any]], indent: str) -> Iterator[str]:
