@@ -13,17 +13,22 @@ import time
 import tracemalloc
 import uuid
 import zoneinfo
+from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path, PurePosixPath
 from typing import Any
 
 import anyio
 import numpy
+import numpy.typing
 import pytest
 import torch
 from value_kinds import Circle, Colour, Fit, Level, Point, Shape
 
 from sweep import Pipeline
-from sweep.errors import NotStorable
+from sweep.errors import ContractError, NotStorable
+from sweep.store.blobs import MemoryBlobs
+from sweep.store.codec import encode
+from sweep.store.storable import is_storable
 
 UTC = datetime.timezone.utc  # noqa: UP017  # an instance, by its old name
 VALUES: dict[str, tuple[Any, Any]] = {
@@ -169,6 +174,69 @@ def test_what_has_to_be_kept_and_cannot_is_an_error(tmp_path: Path) -> None:
     pipeline = Pipeline().stage("give", lambda: {"v": iter([1])}).through(fields={"v": Any}, checkpoint=True)
     with pytest.raises(NotStorable, match="give"):
         pipeline.run(name="life", store=tmp_path / "sweep.db")
+
+
+@pytest.mark.parametrize(
+    "value",
+    [
+        *(value for _, value in VALUES.values()),
+        *(lambda: 1, iter([1]), open, object(), int, torch.nn.Linear(2, 2), ValueError("x"), numpy.random.default_rng(1)),
+        *(numpy.ma.masked_array([1]), torch.Size([1]), torch.float32, torch.device("cpu"), type("Text", (str,), {})("x")),
+    ],
+    ids=lambda value: type(value).__name__,
+)
+def test_what_a_class_tells_is_what_the_codec_does(value: Any) -> None:
+    try:
+        encode(value, MemoryBlobs(), type(value))
+        written = True
+    except NotStorable:
+        written = False
+    assert is_storable(type(value)) in ((True, None) if written else (False, None))
+    if type(value) is not object:  # of which everything is an instance
+        assert is_storable(type(value)) is written, "the class tells it"
+
+
+class Base:
+    """Not stored itself; whether its subclasses are, nobody knows."""
+
+
+@dataclasses.dataclass
+class Derived(Base):
+    """Stored."""
+
+    n: int = 0
+
+
+@dataclasses.dataclass
+class Holder:
+    """Holds what cannot be stored."""
+
+    net: torch.nn.Linear
+
+
+NEVER = [
+    torch.nn.Module,
+    list[torch.nn.Module],
+    dict[str, tuple[int, Callable[[int], int]]],
+    Iterator[int],
+    Callable[[int], int] | type[int],
+    Holder,
+]
+PERHAPS = [Any, object, Base, Callable[[int], int] | None, Iterable[int], numpy.typing.NDArray[numpy.float64]]
+
+
+@pytest.mark.parametrize("annotation", NEVER, ids=str)
+def test_an_explicit_checkpoint_that_the_type_forbids_is_an_error_of_the_build(annotation: Any) -> None:
+    default = Pipeline().stage("give", lambda: {"v": None}).through(fields={"v": annotation})
+    with pytest.raises(ContractError, match=r"'give' .*checkpoint=True cannot be kept: field 'v': .* cannot be stored"):
+        Pipeline().stage("give", lambda: {"v": None}, checkpoint=True).through(fields={"v": annotation}).check()
+    assert "(not kept, resumes before give: field 'v'" in default.plan()
+
+
+@pytest.mark.parametrize("annotation", [*PERHAPS, *(annotation for annotation, _ in VALUES.values())], ids=str)
+def test_an_explicit_checkpoint_that_the_type_allows_is_none(annotation: Any) -> None:
+    pipeline = Pipeline().stage("give", lambda: {"v": None}, checkpoint=True).through(fields={"v": annotation})
+    assert "not kept" not in pipeline.check().plan()
 
 
 @pytest.mark.anyio

@@ -9,6 +9,7 @@ from typing import final
 from sweep.pipeline.annotations import describe
 from sweep.pipeline.nodes import HOOKS, Branch, Each, Loop, Node, Parallel
 from sweep.pipeline.steps import BranchStep, LoopStep, ParallelStep, StageStep, Step
+from sweep.pipeline.storing import unstorable
 
 __all__ = ["mermaid", "outline", "plan"]
 
@@ -64,7 +65,8 @@ def _stage_lines(step: StageStep, indent: str) -> list[str]:
     gives = {} if step.contract is None else step.contract.annotations
     given = ", ".join(f"{name}: {describe(annotation)}" for name, annotation in gives.items()) or "nothing"
     hooks = f"{_hooks(step)}{'' if items is None else _hooks(items.step, 'each: ')}"
-    kept = "" if step.checkpointed else "  (not kept)"
+    lost = unstorable(step.contract) if step.checkpointed else ""
+    kept = f"  (not kept, resumes before {step.name}: {lost})" if lost else "" if step.checkpointed else "  (not kept)"
     nested = (step if items is None else items.step).unit.nested
     inner = [] if nested is None else _lines(nested.steps, indent + "  ")
     return [f"{indent}{head} -> {given}{hooks}{kept}", *inner]

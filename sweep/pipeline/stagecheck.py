@@ -17,6 +17,7 @@ from sweep.pipeline.known import Known, attributes_read
 from sweep.pipeline.nodes import Each, Ref, Stage, Through, unknown_hook
 from sweep.pipeline.state import State
 from sweep.pipeline.steps import Binding, Compiled, StageStep, text_of
+from sweep.pipeline.storing import unstorable
 from sweep.pipeline.subtypes import Verdict, subtype
 from sweep.pipeline.units import Unit, make_unit
 
@@ -308,6 +309,9 @@ class StageCheck:
                 )
         if node.hooks.get("checkpoint") is True and step.contract is None:
             self.known.problem(f"{place}: checkpoint=True needs a contract that says what to keep; add .through(…)")
+        lost = unstorable(step.contract) if step.hooks.get("checkpoint") is True else ""
+        if lost:
+            self.known.problem(f"{place}: checkpoint=True cannot be kept: {lost} (checkpoint=False goes on in memory)")
         item = step.items.step.hooks if step.items is not None else {}
         if step.hooks.get("breakpoint") or item.get("breakpoint"):
             self.known.out.breakpoints.append(place)

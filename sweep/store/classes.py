@@ -36,6 +36,7 @@ __all__ = [
     "make_namedtuple",
     "other_attributes",
     "remedy",
+    "subclasses",
 ]
 
 BUILTINS = (dict, list, tuple, set, frozenset, str, bytes, int, float, BaseException)
@@ -116,7 +117,7 @@ class Classes:
     def _subclass(self, path: str) -> type | None:
         """Return the latest subclass of that path (a notebook cell run again makes another)."""
         found = None
-        for kind in _subclasses(self._named.values()):
+        for kind in subclasses(self._named.values()):
             if class_path(kind) == path:
                 found = kind
         return found
@@ -288,10 +289,10 @@ def _imported(path: str) -> type | None:
     if not isinstance(place, type):
         return None
     # A parametrized model, Box[int], is a subclass of Box and in no module.
-    return next((kind for kind in (place, *_subclasses([place])) if class_path(kind) == path), None)
+    return next((kind for kind in (place, *subclasses([place])) if class_path(kind) == path), None)
 
 
-def _subclasses(kinds: typing.Iterable[type]) -> Iterator[type]:
+def subclasses(kinds: typing.Iterable[type]) -> Iterator[type]:
     """Yield all imported subclasses of ``kinds``, each once."""
     seen: set[type] = set()
     stack: list[type] = [kind for kind in kinds if kind is not object]

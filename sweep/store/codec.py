@@ -55,7 +55,7 @@ from sweep.store.classes import (
 )
 from sweep.store.parts import PARTS
 
-__all__ = ["FORMAT_VERSION", "INLINE_BYTES", "MAX_DEPTH", "Classes", "decode", "encode", "references"]
+__all__ = ["EXACT_TYPES", "FORMAT_VERSION", "INLINE_BYTES", "MAX_DEPTH", "Classes", "decode", "encode", "references"]
 
 FORMAT_VERSION = 1
 """Raised when a text may hold what an older sweep cannot read."""
@@ -529,6 +529,7 @@ def _step(form: str, key: object) -> str:
     words = reprlib.Repr()
     words.maxstring = words.maxother = 80
     return f"{form}{words.repr(key)}" + ("]" if form == "[" else "")
+EXACT_TYPES = frozenset(_WRITERS)  # their instances are written, but for what containers hold; of subclasses not
 
 
 def _is_unicode(text: str) -> bool:
