@@ -6,16 +6,15 @@ import math
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from typing import TYPE_CHECKING, Any, ClassVar, final
 
-from sweep.errors import MissingExtra, StrategyError
-from sweep.optimizers.history import ModelOptimizer, Proposal, Record, State
+from sweep.errors import StrategyError
+from sweep.optimizers.history import OwnModelOptimizer, Proposal, Record, State
 from sweep.optimizers.seeding import own_seed
 from sweep.optimizers.sobol import sobol_points
 from sweep.space import Integer, SearchSpace
-from sweep.trial import Objective, Result, Source, Status, Trial
+from sweep.trial import Result, Source, Status, Trial
 
 if TYPE_CHECKING:
     from sweep.optimizers.belief import Belief
-    from sweep.optimizers.encoding import Encoding
 
 __all__ = ["BayesianOptimizer"]
 
@@ -27,7 +26,7 @@ _RANDOM = 0.15  # share of random trials where starts are cheap
 
 
 @final
-class BayesianOptimizer(ModelOptimizer):
+class BayesianOptimizer(OwnModelOptimizer):
     """Search with a Gaussian process over (configuration, step), in numpy and scipy.
 
     The model learns from every level at which trials paused, were stopped or ended, so a curve's start informs
@@ -60,6 +59,7 @@ class BayesianOptimizer(ModelOptimizer):
         True
     """
 
+    extra: ClassVar[str] = "bayesian"
     TUNABLE: ClassVar[Mapping[str, Any]] = {"n_initial": Integer(5, 40)}
 
     def __init__(
@@ -70,24 +70,8 @@ class BayesianOptimizer(ModelOptimizer):
             raise StrategyError(f"BayesianOptimizer(n_initial={n_initial}): expected a whole number >= 1, or None")
         self.n_initial = n_initial
 
-    def setup(self, space: SearchSpace, objectives: Sequence[Objective], seed: int) -> None:
-        """Take the sweep's space, objective and seed; forgets everything learned before."""
-        if len(objectives) > 1:
-            raise StrategyError(
-                f"BayesianOptimizer has one objective, the sweep has {len(objectives)}: "
-                "use OptunaOptimizer(), whose samplers take several"
-            )
-        super().setup(space, objectives, seed)
-
     def _begin(self) -> None:
         super()._begin()
-        try:
-            import scipy  # type: ignore[import-untyped]  # noqa: F401  # the model's; missed now, not in mid-search
-
-            from sweep.optimizers.encoding import Encoding
-        except ImportError as error:
-            raise MissingExtra("BayesianOptimizer", error.name or "numpy", "bayesian") from error
-        self._encoding: Encoding = Encoding(self.space)
         self._theta: list[float] | None = None
         self._fitted_to = 0  # results
         self._last = 0.0  # the highest step that was asked about

@@ -12,13 +12,17 @@ from collections.abc import Hashable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from enum import Enum
 from itertools import islice
-from typing import Any, TypeAlias, final
+from typing import TYPE_CHECKING, Any, ClassVar, TypeAlias, final
 
-from sweep.errors import StrategyError
+from sweep.errors import MissingExtra, StrategyError
 from sweep.optimizers.seeding import SeededOptimizer
+from sweep.space import SearchSpace
 from sweep.trial import Objective, Reason, Result, Source, Status, Trial
 
-__all__ = ["History", "ModelOptimizer", "Proposal", "Record", "State"]
+if TYPE_CHECKING:
+    from sweep.optimizers.encoding import Encoding
+
+__all__ = ["History", "ModelOptimizer", "OwnModelOptimizer", "Proposal", "Record", "State"]
 
 Proposal: TypeAlias = tuple[dict[str, Any], dict[str, Any]]
 """Parameters of a new trial, and JSON notes to keep with it."""
@@ -213,3 +217,33 @@ class ModelOptimizer(SeededOptimizer):
         """Whether a trial, in particular one of another sweep, lies in this space."""
         space = self.space
         return trial.source is Source.OPTIMIZER or space.contains(trial.params)
+
+
+class OwnModelOptimizer(ModelOptimizer):
+    """Base of those whose model is our own, in numpy and scipy: one objective, the space as features.
+
+    Attributes:
+        extra: The extra that brings numpy and scipy.
+    """
+
+    extra: ClassVar[str]
+    _encoding: Encoding
+
+    def setup(self, space: SearchSpace, objectives: Sequence[Objective], seed: int) -> None:
+        """Take the sweep's space, objective and seed; forgets everything learned before."""
+        if len(objectives) > 1:
+            raise StrategyError(
+                f"{type(self).__name__} has one objective, the sweep has {len(objectives)}: "
+                "use OptunaOptimizer(), whose samplers take several"
+            )
+        super().setup(space, objectives, seed)
+
+    def _begin(self) -> None:
+        super()._begin()
+        try:
+            import scipy  # type: ignore[import-untyped]  # noqa: F401  # the models'; missed now, not in mid-search
+
+            from sweep.optimizers.encoding import Encoding
+        except ImportError as error:
+            raise MissingExtra(type(self).__name__, error.name or "numpy", self.extra) from error
+        self._encoding = Encoding(self.space)

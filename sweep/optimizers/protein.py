@@ -6,16 +6,15 @@ import math
 from collections.abc import Iterator, Mapping, Sequence
 from typing import TYPE_CHECKING, Any, ClassVar, Literal, final
 
-from sweep.errors import MissingExtra, StrategyError
-from sweep.optimizers.history import ModelOptimizer, Proposal, Record, State
+from sweep.errors import StrategyError
+from sweep.optimizers.history import OwnModelOptimizer, Proposal, Record, State
 from sweep.optimizers.seeding import own_seed
 from sweep.space import Choice, Integer, SearchSpace, Uniform
-from sweep.trial import Objective
 
 if TYPE_CHECKING:
     import numpy as np
 
-    from sweep.optimizers.encoding import Array, Encoding
+    from sweep.optimizers.encoding import Array
 
 __all__ = ["ProteinOptimizer"]
 
@@ -27,7 +26,7 @@ _HUGE = 1e100
 
 
 @final
-class ProteinOptimizer(ModelOptimizer):
+class ProteinOptimizer(OwnModelOptimizer):
     """Search for good scores at every cost: candidates round the Pareto front of score against cost.
 
     Two Gaussian processes (linear plus Matern-3/2 kernel, a length for each feature) predict score and logarithm of
@@ -65,6 +64,7 @@ class ProteinOptimizer(ModelOptimizer):
         {'x': 0.5}
     """
 
+    extra: ClassVar[str] = "protein"
     TUNABLE: ClassVar[Mapping[str, Any]] = {
         "acquisition": Choice(["naive", "ei", "ucb"]),
         "expansion_rate": Uniform(0, 1),
@@ -108,24 +108,8 @@ class ProteinOptimizer(ModelOptimizer):
         self.max_suggestion_cost, self.ucb_beta = max_suggestion_cost, ucb_beta
         self.global_search_scale = global_search_scale
 
-    def setup(self, space: SearchSpace, objectives: Sequence[Objective], seed: int) -> None:
-        """Take the sweep's space, objective and seed; forgets everything learned before."""
-        if len(objectives) > 1:
-            raise StrategyError(
-                f"ProteinOptimizer has one objective beside cost, the sweep has {len(objectives)}: "
-                "use OptunaOptimizer(), whose samplers take several"
-            )
-        super().setup(space, objectives, seed)
-
     def _begin(self) -> None:
         super()._begin()
-        try:
-            import scipy  # type: ignore[import-untyped]  # noqa: F401  # the models'; missed now, not in mid-search
-
-            from sweep.optimizers.encoding import Encoding
-        except ImportError as error:
-            raise MissingExtra("ProteinOptimizer", error.name or "numpy", "protein") from error
-        self._encoding: Encoding = Encoding(self.space)
         self._middle = self._center_unit()
         scales = self.scale if isinstance(self.scale, Mapping) else dict.fromkeys(self.space.dimensions, self.scale)
         self._refuse_unknown("scale", scales)
