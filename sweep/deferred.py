@@ -12,7 +12,7 @@ import asyncio
 import sys
 import warnings
 from collections.abc import Awaitable, Callable, Generator
-from typing import Any, Self, TypeVar
+from typing import Any, Self, TypeVar, final
 
 import anyio
 
@@ -23,6 +23,24 @@ __all__ = ["Deferred", "in_event_loop", "launch"]
 
 D = TypeVar("D", bound="Deferred")
 Main = Callable[[], Awaitable[Any]]
+
+
+@final
+class _Pending:
+    """Work that waits for its ``await``. It, and not the result, warns when it is dropped: finished results cost nothing."""
+
+    __slots__ = ("_begun", "_main", "_what")
+
+    def __init__(self, main: Main, what: str) -> None:
+        self._main, self._what, self._begun = main, what, False
+
+    def __call__(self) -> Awaitable[Any]:
+        self._begun = True
+        return self._main()
+
+    def __del__(self) -> None:
+        if not self._begun:
+            warnings.warn(f"{self._what} was never awaited: nothing ran", RuntimeWarning, stacklevel=2, source=self)
 
 
 class Deferred:
@@ -40,7 +58,7 @@ class Deferred:
     @classmethod
     def _pending(cls, main: Main, what: str) -> Self:
         self = cls.__new__(cls)
-        object.__setattr__(self, "_main", main)
+        object.__setattr__(self, "_main", _Pending(main, what))
         object.__setattr__(self, "_what", what)
         return self
 
@@ -64,10 +82,6 @@ class Deferred:
                 raise
             self._adopt(finished)
         return self
-
-    def __del__(self) -> None:
-        if getattr(self, "_main", None) is not None:
-            warnings.warn(f"{self._what} was never awaited: nothing ran", RuntimeWarning, stacklevel=2, source=self)
 
 
 def in_event_loop() -> bool:

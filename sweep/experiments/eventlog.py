@@ -15,7 +15,7 @@ from dataclasses import dataclass, field
 from typing import Any, Literal, cast, final
 
 from sweep.experiments import events as ev
-from sweep.experiments.bulk import collector_paused
+from sweep.store.bulk import collector_paused
 from sweep.store.runs import TRIAL
 from sweep.store.writer import Store
 from sweep.trial import Status, Trial

@@ -455,7 +455,7 @@ class OutputContract:
         {'score': 1.0, 'step': 4}
     """
 
-    __slots__ = ("_record", "_whole", "fields", "model")
+    __slots__ = ("_only", "_record", "_whole", "fields", "model")
 
     def __init__(self, model: Any = None, fields: Mapping[str, Any] | None = None) -> None:
         if model is not None and fields:
@@ -468,6 +468,7 @@ class OutputContract:
         self._whole = None if model is None else FieldContract("", model)
         annotations = self._record.fields if self._record is not None else fields or {}
         self.fields = {name: FieldContract(name, annotation) for name, annotation in annotations.items()}
+        self._only = next(iter(self.fields.items())) if self._record is None and len(self.fields) == 1 else None
 
     @property
     def annotations(self) -> dict[str, Any]:
@@ -485,10 +486,10 @@ class OutputContract:
         Raises:
             ContractViolation: It does not fit, a field is missing, or a key is no known field.
         """
+        if self._only is not None:
+            return self._accept_one(stage, returned, known, *self._only)
         if self._record is not None and self._whole is not None:
             return self._accept_model(stage, returned, known, self._record, self._whole)
-        if len(self.fields) == 1:
-            return self._accept_one(stage, returned, known)
         return self._accept_several(stage, returned, known) if self.fields else Accepted({}, returned, {})
 
     def _accept_model(
@@ -507,9 +508,14 @@ class OutputContract:
         updates.update(values)
         return Accepted(updates, model, {self.model: model})
 
-    def _accept_one(self, stage: str, returned: Any, known: Mapping[str, FieldContract]) -> Accepted:
-        (name, contract), hint = next(iter(self.fields.items())), ""
+    def _accept_one(
+        self, stage: str, returned: Any, known: Mapping[str, FieldContract], name: str, contract: FieldContract
+    ) -> Accepted:
+        hint = ""
         if type(returned) is dict and name in returned:
+            if len(returned) == 1:
+                value = contract.validate(returned[name], stage)
+                return Accepted({name: value}, value, {})
             extras = {key: value for key, value in returned.items() if key != name}
             unknown = [key for key in extras if key not in known]
             if not unknown:

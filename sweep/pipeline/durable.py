@@ -343,8 +343,7 @@ async def open_child(parent: Activation, spec: RunSpec) -> AsyncIterator[Opened]
         raise SweepError(
             f"two runs named {spec.name!r} at once in {parent.path!r}: name your runs, name=…, so that each is found again"
         )
-    parent.children[spec.name] += 1
-    number = parent.children[spec.name]
+    number = parent.children[spec.name] = parent.children.get(spec.name, 0) + 1
     parent.live.add(spec.name)
     try:
         opened = _child(handle, parent.key, spec, number)

@@ -91,7 +91,7 @@ def restore(act: Activation, handle: Handle) -> Accepted | None:
     value = handle.journal.decode(act.key, str(entry.value), _classes(act, step.contract))
     handle.journal.forget(act.key)
     try:
-        found = step.contract.accept(act.path, value[""] if set(value) == {""} else value, act.frame.contracts)
+        found = step.contract.accept(act.path, value[""] if "" in value and len(value) == 1 else value, act.frame.contracts)
     except ContractViolation as error:
         error.add_note(
             f"this output was saved by an earlier session of run {handle.path!r}; redo it: --redo {step.name}"
@@ -103,9 +103,8 @@ def restore(act: Activation, handle: Handle) -> Accepted | None:
 
 def _compare_code(act: Activation, handle: Handle, entry: Entry) -> None:
     """Warn, once a stage, that the code has changed since its output was saved."""
-    now = code_id(act, handle)
     step: StageStep = act.step
-    if entry.code is None or now is None or entry.code == now or step.warned:
+    if entry.code is None or step.warned or code_id(act, handle) in (None, entry.code):
         return
     step.warned = True
     warnings.warn(
@@ -121,7 +120,8 @@ def code_id(act: Activation, handle: Handle) -> int | None:
     step: StageStep = act.step
     if not step.unit.code:
         return None
-    return handle.store.definition("code", code_text(step, act.frame.root.fingerprints), step.unit.signature.name)
+    text = step.code or code_text(step, act.frame.root.fingerprints)
+    return handle.store.definition("code", text, step.unit.signature.name)
 
 
 def code_text(step: StageStep, fingerprints: Fingerprinter) -> str:
@@ -243,6 +243,8 @@ def plain(values: Mapping[str, Any]) -> dict[str, Any]:
 
 def with_failures(handle: Handle, key: str, values: dict[str, Any]) -> None:
     """Put journaled errors back on restored results."""
+    if list not in map(type, values.values()):
+        return
     entry = handle.journal.get(f"{key}!{FAILURES}")
     found = {} if entry is None or entry.value is None else json.loads(entry.value)
     for name, errors in found.items():

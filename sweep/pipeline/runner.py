@@ -61,7 +61,8 @@ async def _stage(step: StageStep, state: State, frame: Frame, key: str) -> Accep
     if handle is not None:
         found = restore(act, handle)
         if found is not None:
-            stream.emit("stage.restored", run_id, act.path)
+            if stream:
+                stream.emit("stage.restored", run_id, act.path)
             return found
     if await _skipped(act, handle):
         stream.emit("stage.skipped", run_id, act.path)

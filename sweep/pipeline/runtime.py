@@ -10,7 +10,6 @@ import os
 import signal
 import sys
 import threading
-from collections import Counter
 from collections.abc import AsyncIterator, Awaitable, Callable, Mapping
 from contextlib import asynccontextmanager
 from contextvars import ContextVar
@@ -188,7 +187,7 @@ class Activation:
         self.deadline: float | None = None
         self.started = 0.0
         self.kwargs: dict[str, Any] | None = None
-        self.children: Counter[str] = Counter()
+        self.children: dict[str, int] = {}
         self.live: set[str] = set()
         self.results: list[Any] | None = None
 

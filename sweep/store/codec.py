@@ -131,7 +131,7 @@ def decode(text: str, blobs: BlobSource, expected: object = None) -> Any:
         {1, 2}
     """
     try:
-        tree = _PARSER.decode(text)
+        tree = _parsed(text)
         if _TAG not in text:
             return tree
         with contextlib.ExitStack() as files:
@@ -139,6 +139,12 @@ def decode(text: str, blobs: BlobSource, expected: object = None) -> Any:
     except (ValueError, RecursionError) as error:
         shown = text if len(text) <= 80 else text[:77] + "..."
         raise StoreCorrupt(f"a stored value does not read back ({error}): {shown}") from error
+
+
+def _parsed(text: str) -> Json:
+    """Parse what was written here: no white space round it (looking for some costs as much as a short text)."""
+    tree, end = _PARSER.raw_decode(text)
+    return tree if end == len(text) else _PARSER.decode(text)
 
 
 def references(text: str) -> set[str]:
@@ -520,6 +526,7 @@ _WRITERS: Mapping[type, Callable[[_Encoder, Any], Json]] = {
     collections.defaultdict: _Encoder.write_defaultdict,
     **{kind: _writer_of_parts(tag, split) for tag, kind, split, _ in PARTS},
 }
+EXACT_TYPES = frozenset(_WRITERS)  # their instances are written, but for what containers hold; of subclasses not
 
 
 def _step(form: str, key: object) -> str:
@@ -529,7 +536,6 @@ def _step(form: str, key: object) -> str:
     words = reprlib.Repr()
     words.maxstring = words.maxother = 80
     return f"{form}{words.repr(key)}" + ("]" if form == "[" else "")
-EXACT_TYPES = frozenset(_WRITERS)  # their instances are written, but for what containers hold; of subclasses not
 
 
 def _is_unicode(text: str) -> bool:

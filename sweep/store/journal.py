@@ -4,13 +4,14 @@ from __future__ import annotations
 
 import re
 import zlib
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterator
 from functools import cached_property
 from typing import Any, NamedTuple, final
 
 from sweep.clock import current_clock
 from sweep.errors import StoreCorrupt
 from sweep.store.blobs import BlobStore
+from sweep.store.bulk import collector_paused
 from sweep.store.codec import decode, encode, references
 from sweep.store.writer import Store
 
@@ -45,10 +46,9 @@ class Journal:
 
     def __init__(self, store: Store, run_id: int, root_id: int, *, fresh: bool) -> None:
         self.store, self.run_id, self.root_id = store, run_id, root_id
-        self._entries: dict[str, Entry] = {}
-        self._damaged: set[str] = set()
+        self._rows: dict[str, tuple[Any, ...]] = {}
         if not fresh:
-            self._load(store.rows(_GET, (run_id,)))
+            self._load(_GET, (run_id,))
 
     @cached_property
     def blobs(self) -> BlobStore:
@@ -61,43 +61,44 @@ class Journal:
         Raises:
             StoreCorrupt: It is not what was written.
         """
-        if key in self._damaged:
+        row = self._rows.get(key)
+        if row is None:
+            return None
+        _, kind, value, code, contract, checksum = row
+        if checksum is not None and checksum != _checksum(key, kind, value):
             stage = key.partition("!")[0].rpartition("/")[2].partition("#")[0]
             raise StoreCorrupt(
                 f"{self.store.path}, run {self.run_id}, {key!r}: the row is damaged, it is not what was written; "
                 f"redo the stage: sweep resume {self.root_id} --redo {stage or 'STAGE'}"
             )
-        return self._entries.get(key)
+        return Entry(kind, value, code, contract)
 
-    def _load(self, rows: Iterable[tuple[Any, ...]]) -> None:
-        for key, kind, value, code, contract, checksum in rows:
-            self._entries[key] = Entry(kind, value, code, contract)
-            if checksum is not None and checksum != _checksum(key, kind, value):
-                self._damaged.add(key)
+    @collector_paused()
+    def _load(self, query: str, parameters: tuple[Any, ...]) -> None:
+        self._rows.update((row[0], row) for row in self.store.rows(query, parameters))
 
     def has(self, key: str) -> bool:
         """Whether an earlier session has kept anything at a key or below: a mark, a stage, an item, a child run."""
-        return key in self._entries or key in self._heads
+        return key in self._rows or key in self._heads
 
     @cached_property
     def _heads(self) -> frozenset[str]:
         """The keys below which something is kept (read once, on use)."""
         stages = self.store.rows("SELECT DISTINCT stage FROM run WHERE parent_id=?", (self.run_id,))
-        keys = [f"{row[0]}/" for row in stages] if self._entries or stages else []
-        return frozenset(key[: mark.start()] for key in [*self._entries, *keys] for mark in _MARKS.finditer(key))
+        keys = [f"{row[0]}/" for row in stages]
+        return frozenset(key[: mark.start()] for key in [*self._rows, *keys] for mark in _MARKS.finditer(key))
 
     def __iter__(self) -> Iterator[str]:
         """Iterate over the keys that were there when the run was opened, without what was forgotten."""
-        return iter(self._entries)
+        return iter(self._rows)
 
     def forget(self, key: str) -> None:
         """Drop a restored entry from memory, so that memory stays flat, or to have the stage run again."""
-        self._entries.pop(key, None)
-        self._damaged.discard(key)
+        self._rows.pop(key, None)
 
     def reload(self, prefix: str) -> None:
         """Read the committed entries below a key again, those of this session included."""
-        self._load(self.store.rows(f"{_GET} AND key>=? AND key<?", (self.run_id, prefix, f"{prefix}\U0010ffff")))
+        self._load(f"{_GET} AND key>=? AND key<?", (self.run_id, prefix, f"{prefix}\U0010ffff"))
 
     def encode(self, value: Any, expected: Any = None, *, place: str = "value") -> str:
         """Encode a value; its arrays are written and synced at once.
