@@ -16,7 +16,6 @@ from sweep.errors import ContractError, PlacementError, SpaceError, did_you_mean
 from sweep.executors.base import Executor
 from sweep.experiments import events as ev
 from sweep.experiments.base import Experiment
-from sweep.experiments.bulk import collector_paused
 from sweep.experiments.checkpoints import Checkpoints
 from sweep.experiments.conductor import Conductor, replay
 from sweep.experiments.constraints import Constrained
@@ -41,6 +40,7 @@ from sweep.pipeline.runtime import Activation, Root, current_activation, open_ro
 from sweep.pipeline.units import Unit
 from sweep.schedulers.base import Scheduler
 from sweep.space import Constant, SearchSpace
+from sweep.store.bulk import collector_paused
 from sweep.store.writer import Durability
 from sweep.tracker.stream import say
 from sweep.trial import Budget, Objective, Resources, Status
