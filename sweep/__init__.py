@@ -5,10 +5,10 @@ Every name is imported where it is first used, so that ``import sweep`` is cheap
 
 from __future__ import annotations
 
-from importlib import import_module
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from sweep import errors
+from sweep.faces import lazy
 
 if TYPE_CHECKING:
     from sweep.context import Context
@@ -68,35 +68,20 @@ __all__ = [
     "ref",
 ]
 
-_HOMES = {
-    "context": ("Context",),
-    "experiments.base": ("Experiment",),
-    "experiments.composite": ("MetaExperiment",),
-    "experiments.result": ("RunResult",),
-    "experiments.sweep": ("SweepExperiment",),
-    "experiments.sweepresult": ("SweepResult",),
-    "pipeline.builder": ("Pipeline",),
-    "pipeline.nodes": ("Cache", "Retry", "ref"),
-    "pipeline.state": ("State",),
-    "space": (
-        "Choice", "Constant", "Integer", "LogInteger", "LogNormal", "LogUniform", "Normal", "Ordinal", "SearchSpace",
-        "Uniform",
-    ),
-    "store.writer": ("open_store",),
-    "trial": ("Budget", "Resources", "Result", "Status", "Trial"),
-}  # fmt: skip
-_HOME = {name: home for home, names in _HOMES.items() for name in names}
-
-
-def __getattr__(name: str) -> Any:
-    """Import a public name where it is first used."""
-    if name not in _HOME:
-        raise AttributeError(f"module 'sweep' has no attribute {name!r}{errors.did_you_mean(name, __all__)}")
-    value = getattr(import_module(f"sweep.{_HOME[name]}"), name)
-    globals()[name] = value
-    return value
-
-
-def __dir__() -> list[str]:
-    """Return the public names."""
-    return __all__
+__getattr__, __dir__ = lazy(
+    __name__,
+    {
+        "context": "Context",
+        "experiments.base": "Experiment",
+        "experiments.composite": "MetaExperiment",
+        "experiments.result": "RunResult",
+        "experiments.sweep": "SweepExperiment",
+        "experiments.sweepresult": "SweepResult",
+        "pipeline.builder": "Pipeline",
+        "pipeline.nodes": "Cache Retry ref",
+        "pipeline.state": "State",
+        "space": "Choice Constant Integer LogInteger LogNormal LogUniform Normal Ordinal SearchSpace Uniform",
+        "store.writer": "open_store",
+        "trial": "Budget Resources Result Status Trial",
+    },
+)

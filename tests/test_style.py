@@ -24,7 +24,7 @@ LAYERS = [
     {"optimizers", "schedulers", "tracker"},
     {"store"},
     {"space", "trial", "process", "config", "context"},
-    {"registry", "fingerprint", "clock", "threads", "deferred", "turns"},
+    {"registry", "faces", "fingerprint", "clock", "threads", "deferred", "turns"},
     {"errors"},
 ]
 SIBLINGS_APART = [{"pipeline", "executors"}, {"optimizers", "schedulers"}, {"optimizers", "tracker"}]

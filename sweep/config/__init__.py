@@ -5,10 +5,9 @@ Everything is imported on first use; ``import sweep.config`` itself costs nothin
 
 from __future__ import annotations
 
-from importlib import import_module
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
-from sweep.errors import did_you_mean
+from sweep.faces import lazy
 
 if TYPE_CHECKING:  # names for type checkers; at run time __getattr__ imports one file
     from sweep.config.adict import ADict, structural_hash
@@ -31,25 +30,14 @@ __all__ = [
     "structural_hash",
 ]
 
-_FILES = {
-    "ADict": "adict",
-    "MultiScope": "scope",
-    "Scope": "scope",
-    "compose_hierarchy": "compose",
-    "diff": "layers",
-    "explain": "layers",
-    "parse_value": "commandline",
-    "read_mm_config": "mmconfig",
-    "split_search": "commandline",
-    "structural_hash": "adict",
-}
-
-
-def __getattr__(name: str) -> Any:
-    if name not in _FILES:
-        raise AttributeError(f"module 'sweep.config' has no attribute {name!r}{did_you_mean(name, __all__)}")
-    return getattr(import_module(f"sweep.config.{_FILES[name]}"), name)
-
-
-def __dir__() -> list[str]:
-    return sorted([*globals(), *__all__])
+__getattr__, __dir__ = lazy(
+    __name__,
+    {
+        "adict": "ADict structural_hash",
+        "commandline": "parse_value split_search",
+        "compose": "compose_hierarchy",
+        "layers": "diff explain",
+        "mmconfig": "read_mm_config",
+        "scope": "MultiScope Scope",
+    },
+)

@@ -13,7 +13,7 @@ import anyio
 
 from sweep.clock import current_clock
 from sweep.context import Context, Session
-from sweep.errors import TrialFailed, TrialStopped
+from sweep.errors import ContractError, TrialFailed, TrialStopped, did_you_mean
 from sweep.executors.base import Capacity, Executor, Task
 from sweep.executors.placement import Placement, machine_cpus, machine_gpus, machine_memory
 from sweep.process import ForkServer
@@ -22,7 +22,7 @@ from sweep.threads import WorkerThreads
 from sweep.trial import Decision
 from sweep.turns import holding
 
-__all__ = ["InlineExecutor", "ProcessExecutor", "ThreadExecutor"]
+__all__ = ["InlineExecutor", "ProcessExecutor", "ThreadExecutor", "make_executor"]
 
 
 class _Open:
@@ -252,3 +252,22 @@ def _name(task: Task) -> str:
 
 def _is_async(function: Callable[..., Any]) -> bool:
     return inspect.iscoroutinefunction(function) or inspect.iscoroutinefunction(getattr(function, "__call__", None))  # noqa: B004  # not whether, but what
+
+
+def make_executor(what: str | Executor) -> Executor:
+    """Return an executor by its short name, or as it is given.
+
+    Raises:
+        ContractError: No such name, or no executor.
+
+    Example:
+        >>> type(make_executor("inline")).__name__
+        'InlineExecutor'
+    """
+    if isinstance(what, Executor):
+        return what
+    kinds: dict[str, type[_LocalExecutor]] = {"inline": InlineExecutor, "thread": ThreadExecutor, "process": ProcessExecutor}
+    if not isinstance(what, str) or what not in kinds:
+        hint = did_you_mean(what, kinds) if isinstance(what, str) else ""
+        raise ContractError("executor", [f"{what!r}: expected {', '.join(map(repr, kinds))}, or an Executor{hint}"])
+    return kinds[what]()

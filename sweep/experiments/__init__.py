@@ -2,10 +2,9 @@
 
 from __future__ import annotations
 
-from importlib import import_module
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
-from sweep.errors import did_you_mean
+from sweep.faces import lazy
 
 if TYPE_CHECKING:
     from sweep.experiments.base import Experiment
@@ -27,26 +26,14 @@ __all__ = [
     "ValidationExperiment",
 ]
 
-_FILES = {
-    "DistributedHyperBand": "hyperband",
-    "Experiment": "base",
-    "HyperBand": "hyperband",
-    "MetaExperiment": "composite",
-    "RunResult": "result",
-    "SweepExperiment": "sweep",
-    "SweepResult": "sweepresult",
-    "ValidatedParams": "composite",
-    "ValidationExperiment": "composite",
-}
-
-
-def __getattr__(name: str) -> Any:
-    """Import an experiment class where it is first used."""
-    if name not in _FILES:
-        raise AttributeError(f"sweep.experiments has no {name!r}{did_you_mean(name, __all__)}")
-    return getattr(import_module(f"sweep.experiments.{_FILES[name]}"), name)
-
-
-def __dir__() -> list[str]:
-    """Return the public names."""
-    return __all__
+__getattr__, __dir__ = lazy(
+    __name__,
+    {
+        "base": "Experiment",
+        "composite": "MetaExperiment ValidatedParams ValidationExperiment",
+        "hyperband": "DistributedHyperBand HyperBand",
+        "result": "RunResult",
+        "sweep": "SweepExperiment",
+        "sweepresult": "SweepResult",
+    },
+)

@@ -2,10 +2,9 @@
 
 from __future__ import annotations
 
-from importlib import import_module
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
-from sweep.errors import did_you_mean
+from sweep.faces import lazy
 
 if TYPE_CHECKING:  # names for type checkers; at run time __getattr__ imports one file
     from sweep.optimizers.ax import AxOptimizer
@@ -32,14 +31,18 @@ __all__ = [
     "default_optimizer",
 ]
 
-
-def __getattr__(name: str) -> Any:
-    """Import the file that holds ``name``: the first word of it, in lower case."""
-    if name not in __all__:
-        raise AttributeError(f"module 'sweep.optimizers' has no attribute {name!r}{did_you_mean(name, __all__)}")
-    file = "base" if name == "Optimizer" else name.removesuffix("Optimizer").removesuffix("_optimizer").lower()
-    return getattr(import_module(f"sweep.optimizers.{file}"), name)
-
-
-def __dir__() -> list[str]:
-    return list(__all__)
+__getattr__, __dir__ = lazy(
+    __name__,
+    {
+        "ax": "AxOptimizer",
+        "base": "Optimizer",
+        "bayesian": "BayesianOptimizer",
+        "default": "default_optimizer",
+        "grid": "GridOptimizer",
+        "nevergrad": "NevergradOptimizer",
+        "optuna": "OptunaOptimizer",
+        "protein": "ProteinOptimizer",
+        "random": "RandomOptimizer",
+        "sobol": "SobolOptimizer",
+    },
+)

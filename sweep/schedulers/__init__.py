@@ -2,10 +2,9 @@
 
 from __future__ import annotations
 
-from importlib import import_module
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
-from sweep.errors import did_you_mean
+from sweep.faces import lazy
 
 if TYPE_CHECKING:
     from sweep.schedulers.asha import ASHAScheduler, AsyncHyperbandScheduler
@@ -30,27 +29,15 @@ __all__ = [
     "SynchronousBatchScheduler",
 ]
 
-_HOME = {
-    "ASHAScheduler": "asha",
-    "AsyncHyperbandScheduler": "asha",
-    "BatchScheduler": "batch",
-    "Decision": "base",
-    "DistributedScheduler": "distributed",
-    "HyperbandScheduler": "halving",
-    "MedianStoppingScheduler": "median",
-    "PBTScheduler": "pbt",
-    "Scheduler": "base",
-    "SuccessiveHalvingScheduler": "halving",
-    "SynchronousBatchScheduler": "batch",
-}
-
-
-def __getattr__(name: str) -> Any:
-    """Import a scheduler when it is first named."""
-    if name not in _HOME:
-        raise AttributeError(f"module {__name__!r} has no attribute {name!r}{did_you_mean(name, __all__)}")
-    return getattr(import_module(f"{__name__}.{_HOME[name]}"), name)
-
-
-def __dir__() -> list[str]:
-    return sorted({*globals(), *__all__})
+__getattr__, __dir__ = lazy(
+    __name__,
+    {
+        "asha": "ASHAScheduler AsyncHyperbandScheduler",
+        "base": "Decision Scheduler",
+        "batch": "BatchScheduler SynchronousBatchScheduler",
+        "distributed": "DistributedScheduler",
+        "halving": "HyperbandScheduler SuccessiveHalvingScheduler",
+        "median": "MedianStoppingScheduler",
+        "pbt": "PBTScheduler",
+    },
+)

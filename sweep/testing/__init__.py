@@ -11,10 +11,9 @@ Subclass a suite in your tests and say how the plug-in is made::
 
 from __future__ import annotations
 
-from importlib import import_module
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
-from sweep.errors import did_you_mean
+from sweep.faces import lazy
 
 if TYPE_CHECKING:
     from sweep.testing.clock import VirtualClock
@@ -24,23 +23,12 @@ if TYPE_CHECKING:
 
 __all__ = ["ExecutorContract", "OptimizerContract", "RecordingSession", "Rehearsal", "SchedulerContract", "VirtualClock"]
 
-_FILES = {
-    "ExecutorContract": "executors",
-    "OptimizerContract": "optimizers",
-    "RecordingSession": "executors",
-    "Rehearsal": "schedulers",
-    "SchedulerContract": "schedulers",
-    "VirtualClock": "clock",
-}
-
-
-def __getattr__(name: str) -> Any:
-    """Import a suite where it is first used."""
-    if name not in _FILES:
-        raise AttributeError(f"sweep.testing has no {name!r}{did_you_mean(name, __all__)}")
-    return getattr(import_module(f"sweep.testing.{_FILES[name]}"), name)
-
-
-def __dir__() -> list[str]:
-    """Return the public names."""
-    return __all__
+__getattr__, __dir__ = lazy(
+    __name__,
+    {
+        "clock": "VirtualClock",
+        "executors": "ExecutorContract RecordingSession",
+        "optimizers": "OptimizerContract",
+        "schedulers": "Rehearsal SchedulerContract",
+    },
+)
