@@ -58,6 +58,7 @@ class _AsynchronousHalving(Scheduler):
                 f"{owner}(grace_period={grace_period}): expected at most max_epochs, which is {max_epochs}"
             )
         self.rule: Rule = rule
+        self.pauses = rule == "promotion"
         self._factor = exact(factor)
         self._keep = self._factor  # a rung of n lets floor(n / _keep) up
         self._levels = levels(grace_period, max_epochs, self._factor)

@@ -73,10 +73,12 @@ class Scheduler(ABC):
         TUNABLE: Search space of constructor arguments for meta-experiments (plain mapping).
         max_resource: Step at which a trial has had all it can get, or None. A STOP answered at or
             beyond it completes the trial (status completed); below it the trial was pruned.
+        pauses: Whether it pauses trials, which then go on from their checkpoint, or anew without one.
     """
 
     TUNABLE: ClassVar[Mapping[str, Any]] = {}
     max_resource: int | None = None
+    pauses: bool = False
 
     @abstractmethod
     def should_stop(self, trial: Trial) -> bool:
@@ -92,6 +94,15 @@ class Scheduler(ABC):
     @property
     def n_trials(self) -> int | None:
         """New trials in one pass of a finite schedule (Hyperband, PBT), or None for an endless one."""
+        return None
+
+    def objection(self, *, finite: bool, trials: int | None) -> str | None:
+        """Return why the schedule makes no sense with such an optimizer and budget, or None.
+
+        Args:
+            finite: The optimizer's suggestions run out by themselves (a grid).
+            trials: New trials in the budget; None: not limited, or not known yet.
+        """
         return None
 
     def room(self, free: int) -> int:

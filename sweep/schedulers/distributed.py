@@ -40,7 +40,7 @@ class DistributedScheduler(Scheduler):
         if not isinstance(executor, str) and not callable(getattr(executor, "run", None)):
             raise StrategyError(f"DistributedScheduler(executor={executor!r}): expected an Executor or the name of one")
         self.scheduler, self.executor = scheduler, executor
-        self.max_resource = scheduler.max_resource
+        self.max_resource, self.pauses = scheduler.max_resource, scheduler.pauses
 
     def __getattr__(self, name: str) -> Any:
         """Offer what the wrapped scheduler offers beyond the protocol (``restore``, its settings)."""
@@ -52,6 +52,10 @@ class DistributedScheduler(Scheduler):
     def n_trials(self) -> int | None:
         """New trials in one pass of the wrapped scheduler."""
         return self.scheduler.n_trials
+
+    def objection(self, *, finite: bool, trials: int | None) -> str | None:
+        """Ask the wrapped scheduler."""
+        return self.scheduler.objection(finite=finite, trials=trials)
 
     def setup(
         self, space: SearchSpace, objectives: Sequence[Objective], seed: int, predict: Predict | None = None

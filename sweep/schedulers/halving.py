@@ -68,6 +68,8 @@ class _SynchronousHalving(Scheduler):
         factor: One trial in so many goes on.
     """
 
+    pauses = True
+
     def __init__(self, table: Sequence[Table], factor: Fraction) -> None:
         self.table = tuple(table)
         self.max_resource = table[0][-1][1]
@@ -81,6 +83,16 @@ class _SynchronousHalving(Scheduler):
     def n_trials(self) -> int | None:
         """New trials in one pass."""
         return sum(bracket[0][0] for bracket in self.table)
+
+    def objection(self, *, finite: bool, trials: int | None) -> str | None:
+        """Return that the budget does not fill the first bracket, if so."""
+        (first, level), *_ = self.table[0]
+        if trials is None or trials >= first:
+            return None
+        return (
+            f"budget={trials}: {type(self).__name__} begins with a bracket of {first} trials from step {level}, and one "
+            f"pass takes {self.n_trials}; give it a budget of at least {first}, or a higher grace_period"
+        )
 
     def setup(self, space: SearchSpace, objectives: Sequence[Objective], seed: int) -> None:
         """Learn which metric counts."""

@@ -93,6 +93,7 @@ class PBTScheduler(Scheduler):
     }
     search_space: SearchSpace | None = None
     finite = True
+    pauses = True
 
     def __init__(
         self,
@@ -142,6 +143,12 @@ class PBTScheduler(Scheduler):
     def n_trials(self) -> int | None:
         """The population: new trials that are asked of the optimizer; exploits are not counted."""
         return self.population_size
+
+    def objection(self, *, finite: bool, trials: int | None) -> str | None:
+        """Return that a grid is no population, if it is one."""
+        if not finite:
+            return None
+        return "PBT with a grid: PBT needs an optimizer that can go on for ever, such as RandomOptimizer()"
 
     def should_stop(self, trial: Trial) -> bool:
         """Return whether the trial has come to its last generation."""

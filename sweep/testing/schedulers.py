@@ -360,6 +360,15 @@ class SchedulerContract(ABC):
         assert scheduler.room(0) >= 0
         assert scheduler.room(2) > 0, "room(2) is 0 before anything has been started"
 
+    def test_no_objection_to_an_endless_optimizer(self) -> None:
+        """With an optimizer that goes on for ever and no limit to the trials nothing speaks against it."""
+        assert self.make().objection(finite=False, trials=None) is None
+
+    def test_pauses_says_so(self) -> None:
+        """A scheduler that pauses trials says so, so that people learn of missing checkpoints before they wait."""
+        paused = [call for call in self.rehearse().of("report") if call.detail[1] is Decision.PAUSE]
+        assert not paused or self.make().pauses, f"trial {paused[0].number} was paused, but pauses is False"
+
     def test_pickling(self) -> None:
         """A fresh scheduler travels to another process."""
         scheduler = pickle.loads(pickle.dumps(self.make()))  # noqa: S301  # its own pickle

@@ -12,7 +12,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from sweep.errors import StrategyError
-from sweep.schedulers import HyperbandScheduler, SuccessiveHalvingScheduler
+from sweep.schedulers import DistributedScheduler, HyperbandScheduler, SuccessiveHalvingScheduler
 from sweep.testing.schedulers import Rehearsal
 from sweep.trial import Decision, Report, Status, Trial
 
@@ -223,3 +223,14 @@ def test_trials_that_return_before_their_rung() -> None:
 def test_arguments_out_of_range(scheduler: Any, arguments: dict[str, Any], message: str) -> None:
     with pytest.raises(StrategyError, match=message):
         scheduler(**arguments)
+
+
+@pytest.mark.parametrize(
+    "scheduler", [HyperbandScheduler(), SuccessiveHalvingScheduler(), DistributedScheduler(HyperbandScheduler(), "thread")]
+)
+def test_a_budget_below_the_first_bracket_is_objected_to(scheduler: Any) -> None:
+    said = scheduler.objection(finite=False, trials=80)
+    assert "budget=80" in said
+    assert "a bracket of 81 trials from step 1" in said
+    assert scheduler.objection(finite=False, trials=81) is None
+    assert scheduler.objection(finite=True, trials=None) is None  # a grid goes on with those it has
