@@ -36,6 +36,7 @@ class Options:
     budget: str | None = None
     seed: int | None = None
     smoke: bool = False
+    env: str | None = None
 
 
 # ---------------------------------------------------------------- run
@@ -52,7 +53,7 @@ def run_file(
     from sweep.cli.targets import load_target
 
     with _process(face):
-        target = load_target(reference, values)
+        target = load_target(reference, values, options.env)
         _set_options(target, options)
         entry = {"kind": "file", "file": target.file, "name": target.name, "args": list(values), "cwd": str(Path.cwd())}
         kept = {key: value for key, value in asdict(options).items() if value}
@@ -307,7 +308,7 @@ def _enter_for(face: Face, row: RunRow, entry: Mapping[str, Any], request: Reque
             _enter(face, row, entry, request, None, None)
         return
     with _directory(entry["cwd"]), _process(face):
-        target = load_target(f"{entry['file']}:{entry['name']}", entry["args"])
         options = Options(**{**entry.get("options", {}), "budget": None})
+        target = load_target(f"{entry['file']}:{entry['name']}", entry["args"], options.env)
         with environment(SWEEP_ENTRY=json.dumps(kept), SWEEP_RESUME=request.to_text()):
             _run(Face(str(face.path), face.json, face.quiet, face.debug), target, options, "auto")

@@ -13,6 +13,8 @@ from sweep.cli.face import Face, flags
 
 __all__ = ["rerun", "resume", "run", "stop", "validate"]
 
+_config = click.option("--config", "files", metavar="FILE", multiple=True, help="Read values from a file.")
+_env = click.option("--env", metavar="PREFIX", help="Read values from variables: PREFIX_MODEL__LR is model.lr with PREFIX_.")
 _LIMITS = "Trials (40), a time (15m), or limits by name (trials=40,seconds=600)."
 
 
@@ -24,23 +26,33 @@ _LIMITS = "Trials (40), a time (15m), or limits by name (trials=40,seconds=600).
 @click.option("--seed", type=click.IntRange(min=0), help="Seed of the sweep; drawn and kept if not given.")
 @click.option("--new", is_flag=True, help="Begin a new run, even where one could go on.")
 @click.option("--smoke", is_flag=True, help="One trial, one step: does it work at all?")
+@_config
+@_env
 @flags
 def run(
     face: Face, target: str, values: tuple[str, ...], workers: int | None, budget: str | None, seed: int | None, new: bool,
-    smoke: bool,
+    smoke: bool, files: tuple[str, ...], env: str | None,
 ) -> None:  # fmt: skip
     """Run what a file defines, or go on where it stopped.
 
     NAME is a Pipeline, an Experiment, a class of one, or a function that returns one; without it, the only one there
-    is. KEY=VALUE sets a field, a constructor argument or an input; values are literals, never evaluated.
+    is. KEY=VALUE sets a field, a constructor argument or an input, dotted keys a part of one, or a field of a run
+    inside; with a scope of configuration, words are the scope's. Of a sweep, a range searches a parameter and a plain
+    value holds it. Values are literals, never evaluated.
 
     \b
-    sweep run train.py:sweep --budget 40 --workers 4
+    sweep run train.py:sweep --budget 40 --workers 4 'lr=log(1e-5,1e-1)' depth=50,101
+    sweep run study.py exploration.lr=0.1 --config base.yaml
     sweep run pipeline.py n=10 data=%12%
     """
     from sweep.cli.entries import Options, run_file
 
-    run_file(face, target, values, Options(workers, budget, seed, smoke), resume="never" if new else "auto")
+    run_file(face, target, _words(files, values), Options(workers, budget, seed, smoke, env), resume="never" if new else "auto")
+
+
+def _words(files: tuple[str, ...], values: tuple[str, ...]) -> list[str]:
+    """Return the words that are kept with a run, so that a resume reads the same files."""
+    return [*(word for file in files for word in ("--config", file)), *values]
 
 
 @click.command()
@@ -129,14 +141,19 @@ def _ask(store: Any, row: Any) -> str:
 @click.argument("target", metavar="FILE[:NAME]")
 @click.argument("values", metavar="[KEY=VALUE]...", nargs=-1)
 @click.option("--strict", is_flag=True, help="What cannot be proved is an error, too.")
+@_config
+@_env
 @flags
-def validate(face: Face, target: str, values: tuple[str, ...], strict: bool) -> None:
+def validate(
+    face: Face, target: str, values: tuple[str, ...], strict: bool, files: tuple[str, ...], env: str | None
+) -> None:
     """Check that it fits together; nothing runs."""
     from sweep.cli.targets import find_targets, load_target, module_of, split
 
     file, name = split(target)
     names = [name] if name else list(find_targets(module_of(file)))
-    found = {one: load_target(f"{file}:{one}", values) for one in names} or {"": load_target(target, values)}
+    words = _words(files, values)
+    found = {one: load_target(f"{file}:{one}", words, env) for one in names} or {"": load_target(target, words, env)}
     lines: list[str] = []
     for one, loaded in found.items():
         loaded.what.check(strict=strict)

@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Any, ClassVar, Literal, cast
 
 from sweep.clock import current_clock
+from sweep.config.adict import dotted
 from sweep.deferred import launch
 from sweep.errors import ContractError, PlacementError, SpaceError, did_you_mean
 from sweep.executors.base import Executor
@@ -21,11 +22,13 @@ from sweep.experiments.conductor import Conductor, replay
 from sweep.experiments.constraints import Constrained
 from sweep.experiments.driver import Driver
 from sweep.experiments.eventlog import EventLog
+from sweep.experiments.given import NOTHING, Given, giving
 from sweep.experiments.history import earlier_trials
 from sweep.experiments.identity import identity_of
 from sweep.experiments.machine import Machine, budget_for
 from sweep.experiments.objective import Objective as Callee
 from sweep.experiments.objective import make_objective
+from sweep.experiments.overrides import SETTINGS, given_settings, given_space, given_strategy
 from sweep.experiments.planning import plan_of_sweep
 from sweep.experiments.purse import current_purse
 from sweep.experiments.rerun import rerun_trial
@@ -68,6 +71,8 @@ class SweepExperiment(Experiment):
         mode: ``"min"`` or ``"max"`` (or a list).
         name: Name of its runs.
         store: SQLite file; None = ``$SWEEP_STORE`` or ``./sweep.db``.
+        config: As for an experiment: gives settings, arguments of the strategies, and the search space (a range
+            searches a parameter, a plain value holds it). What is inside its trials is given nothing.
         seed: Drawn once and journaled if None.
         resources: What a trial occupies.
         repeats: Runs of each trial; the score is their mean.
@@ -100,6 +105,7 @@ class SweepExperiment(Experiment):
         mode: Mode | Sequence[Mode] = "min",
         name: str | None = None,
         store: str | Path | None = None,
+        config: Any = None,
         seed: int | None = None,
         resources: Resources | None = None,
         repeats: int = 1,
@@ -110,7 +116,7 @@ class SweepExperiment(Experiment):
         constraints: Sequence[Callable[[Mapping[str, Any]], float]] = (),
         **fields: Any,
     ) -> None:
-        super().__init__(name=name, store=store, **fields)
+        super().__init__(name=name, store=store, config=config, **fields)
         own = getattr(type(self), "search_space", None)
         self.objective = objective
         self.search_space = search_space if search_space is not None else own
@@ -133,6 +139,40 @@ class SweepExperiment(Experiment):
         from sweep.experiments.base import field_annotations
 
         return {key: ann for key, ann in field_annotations(type(self)).items() if key != "search_space"}
+
+    def _take(self, given: Given) -> None:
+        values = given_settings(type(self), given, self._field_types(), self)
+        left = {key: items for key, items in given.heads().items() if key not in values}
+        try:
+            callee: Callee | None = self._callee()
+        except ContractError:  # the objective is that of the run it is started in: nobody knows it yet
+            callee = None
+        taken = None if callee is None else callee.takes()
+        for key, value in values.items():
+            setattr(self, key, value)
+        for head in [key for key in ("optimizer", "scheduler") if key in left and (taken is None or key not in taken)]:
+            setattr(self, head, given_strategy(head, left.pop(head), getattr(self, head)))
+        if left:
+            space = self._space_or_nothing()
+            found = given_space(left, space, callee, [*SETTINGS, *self._field_types(), "optimizer", "scheduler"])
+            self._search({**space, **found})
+
+    def _space_or_nothing(self) -> Mapping[str, Any]:
+        theirs = getattr(self.optimizer, "search_space", None)
+        return {} if self.search_space is None and theirs is None else self.space()
+
+    def _search(self, space: Mapping[str, Any]) -> None:
+        """Search another space; an optimizer that was made for the old one is not asked for its own."""
+        self.search_space = space
+        if getattr(self.optimizer, "search_space", None) is not None:
+            self.optimizer = self._copied(self.optimizer)
+            self.optimizer.search_space = None
+
+    def _said(self, given: Given) -> dict[tuple[Any, ...], Any]:
+        space = self._space_or_nothing()
+        settings = {(key,): getattr(self, key) for key in given.heads() if key in (*SETTINGS, "optimizer", "scheduler")}
+        held = {item.path: space[dotted(item.path)] for item in given.items if dotted(item.path) in space}
+        return {**super()._said(given), **settings, **held}
 
     def space(self) -> SearchSpace:
         """Return the search space.
@@ -196,14 +236,15 @@ class SweepExperiment(Experiment):
             ContractError: With all mismatches.
             PlacementError: A trial asks for more than there is.
         """
-        self._built()
-        self._executor()
+        held = self._configured()
+        held._built()
+        held._executor()
         return self
 
     def __sweep_identity__(self) -> Any:
         """Return what two runs of this sweep share."""
-        callee, space = self._built()
-        return self._sweep_identity(callee, space)
+        held = self._configured()
+        return held._sweep_identity(*held._built())
 
     def _own_identity(self) -> dict[str, Any]:
         """Return the identity of a sweep that is another's objective: its own may need parameters of that one."""
@@ -218,10 +259,7 @@ class SweepExperiment(Experiment):
     def _held_at(self, params: Mapping[str, Any]) -> SweepExperiment:
         """Return this sweep with further parameters, which do not vary."""
         held = copy.copy(self)
-        held.search_space = {**self.space(), **{name: Constant(value) for name, value in params.items()}}
-        if getattr(self.optimizer, "search_space", None) is not None:
-            held.optimizer = self._copied(self.optimizer)
-            held.optimizer.search_space = None
+        held._search({**self.space(), **{name: Constant(value) for name, value in params.items()}})
         return held
 
     def _sweep_identity(self, callee: Callee, space: SearchSpace) -> dict[str, Any]:
@@ -334,7 +372,7 @@ class SweepExperiment(Experiment):
             raise ContractError(self.name, [f"budget={budget!r}: expected a number of trials, or Budget(…)"])
 
         async def main(owns_loop: bool) -> SweepResult:
-            return await self._run_sweep(owns_loop, budget, resume, store, durability, smoke)
+            return await self._configured()._run_sweep(owns_loop, budget, resume, store, durability, smoke)
 
         return launch(SweepResult, main, f"{type(self).__name__}.run()")
 
@@ -360,6 +398,7 @@ class SweepExperiment(Experiment):
         spec = RunSpec(name, self.level, identity, self.fields, seed=self.seed, fresh_after_failure=True)
         parent = current_activation()
         async with AsyncExitStack() as stack:
+            stack.enter_context(giving(NOTHING))
             if parent is None:
                 root = await stack.enter_async_context(open_root(owns_loop))
                 spec.extends = resume == "must" and budget is not None
@@ -414,6 +453,7 @@ class SweepExperiment(Experiment):
                 announce(opened, plan_of_sweep(machine, opened, is_leaf=callee.is_leaf))
             return self._ended(root, opened, machine, space)
         if asked is None or not asked.dry_run:
+            self._given.keep(handle)
             _notice_code(root, opened, callee)
             log.write(fresh, machine.trials, current_clock().wall())
             handle.store.commit()

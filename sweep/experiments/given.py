@@ -1,0 +1,253 @@
+"""What a run is given from outside its code: by a scope, by files, the environment, the command line.
+
+What the code says (defaults of a class, arguments of a constructor) is the lowest layer; what is
+given stands above it. A key is a field of the run, or the name of a run started below it, whose own
+keys stand under it, at any depth: ``exploration.lr=0.1``.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from contextvars import ContextVar
+from dataclasses import dataclass, replace
+from typing import Any, NoReturn, final
+
+from sweep.config.adict import dotted, leaves
+from sweep.config.commandline import Assignment, range_hint
+from sweep.config.explicit import Explicit
+from sweep.config.layers import Layer
+from sweep.config.schema import Schema, inner_model
+from sweep.errors import ConfigError, ContractError, ContractViolation, UnknownName
+from sweep.pipeline.annotations import Record
+from sweep.pipeline.contracts import FieldContract
+from sweep.pipeline.runtime import Handle
+from sweep.pipeline.units import Configuration
+
+__all__ = ["NOTHING", "Given", "current_given", "giving", "plain", "typed"]
+
+_LAYERS = "!config"
+
+
+@final
+@dataclass(frozen=True, slots=True)
+class Given:
+    """Values for a run and for those below it.
+
+    Attributes:
+        items: The values, the lowest source first; their paths begin with a field, or with a run's name.
+        layers: Where they are from, lowest first.
+    """
+
+    items: tuple[Assignment, ...] = ()
+    layers: tuple[Layer, ...] = ()
+
+    @classmethod
+    def of(cls, config: Any) -> Given:
+        """Read a Scope or MultiScope as it is resolved now, a mapping, or a model.
+
+        Raises:
+            ContractError: It is none of these.
+            ConfigError: The scope cannot be resolved.
+        """
+        if config is None or isinstance(config, Given):
+            return config or NOTHING
+        if not isinstance(config, type) and isinstance(config, Configuration):
+            values, layers = plain(config.resolve()), _layers_of(config)
+        elif isinstance(config, Mapping) or hasattr(type(config), "model_fields"):
+            values = plain(config)
+            layers = [Layer("default", "config=", "", {path: (value, None) for path, value in leaves(values)})]
+        else:
+            raise ContractError(f"config={config!r}", ["expected a Scope, a MultiScope, a mapping or a pydantic model"])
+        return cls(tuple(Assignment(path, value, None, _place(layers, path)) for path, value in leaves(values)), tuple(layers))
+
+    @classmethod
+    def by(cls, sources: Sequence[Explicit]) -> Given:
+        """Return what explicit sources give."""
+        items = tuple(item for source in sources for item in source.items)
+        layers = [
+            Layer(source.kind, source.name, source.name, {item.path: (item.value, item.source) for item in source.items})
+            for source in sources
+        ]
+        return cls(items, tuple(layers))
+
+    def __bool__(self) -> bool:
+        return bool(self.items)
+
+    def __add__(self, above: Given) -> Given:
+        return Given((*self.items, *above.items), (*self.layers, *above.layers))
+
+    def heads(self) -> dict[str, list[Assignment]]:
+        """Return the values by the first part of their keys."""
+        found: dict[str, list[Assignment]] = {}
+        for item in self.items:
+            found.setdefault(str(item.path[0]), []).append(item)
+        return found
+
+    def only(self, heads: Sequence[str]) -> Given:
+        """Return the values whose keys begin with one of ``heads``."""
+        return Given(
+            tuple(item for item in self.items if item.path[0] in heads),
+            tuple(_cut(layer, {path: path for path in layer.writes if path[0] in heads}) for layer in self.layers),
+        )
+
+    def below(self, name: str) -> Given:
+        """Return the values for the runs of that name, with their own keys."""
+        if not any(item.path[0] == name for item in self.items):
+            return NOTHING
+        items: list[Assignment] = []
+        for item in self.items:
+            if item.path[0] == name and len(item.path) > 1:
+                items.append(replace(item, path=item.path[1:]))
+            elif item.path[0] == name:
+                items += [replace(item, path=path, value=value, text=None) for path, value in _group(item, name)]
+        kept = [_cut(layer, {path: path[1:] for path in layer.writes if path[0] == name and path[1:]}) for layer in self.layers]
+        return Given(tuple(items), tuple(layer for layer in kept if layer.writes))
+
+    def as_data(self) -> dict[str, Any]:
+        """Return the values by dotted key as plain JSON data, for identity."""
+        values = {dotted(item.path): item.value for item in self.items}
+        return dict(json.loads(json.dumps(values, default=repr)))
+
+    def keep(self, handle: Handle) -> None:
+        """Store the layers with a run."""
+        rows = [layer.as_data() for layer in self.layers if layer.writes]
+        if rows:
+            handle.journal.put(_LAYERS, "config", json.dumps(rows, default=repr))
+
+
+NOTHING = Given()
+_GIVEN: ContextVar[Given] = ContextVar("sweep_given", default=NOTHING)
+
+
+def current_given() -> Given:
+    """Return what the run in which the caller works was given for those below it."""
+    return _GIVEN.get()
+
+
+@contextmanager
+def giving(given: Given) -> Iterator[None]:
+    """Give the runs that start here their share of ``given``."""
+    token = _GIVEN.set(given)
+    try:
+        yield
+    finally:
+        _GIVEN.reset(token)
+
+
+def _group(item: Assignment, name: str) -> Iterator[tuple[Any, Any]]:
+    if not isinstance(item.value, Mapping):
+        raise ConfigError(f"{item.source!r}: {name!r} is a run, not one value; write {name}.KEY=…")
+    return leaves(item.value)
+
+
+def _cut(layer: Layer, paths: Mapping[Any, Any]) -> Layer:
+    """Return a layer with some of its paths, renamed."""
+    writes = {new: layer.writes[old] for old, new in paths.items()}
+    lost = {new for old, new in paths.items() if old in layer.lost}
+    return Layer(layer.kind, layer.name, layer.where, writes, lost)
+
+
+def _layers_of(config: Configuration) -> list[Layer]:
+    """Return a scope's layers; those of a MultiScope under the names of its scopes, as its values are."""
+    layers = [Layer.from_data(row) for row in config.layers_as_data()]
+    for layer in layers:
+        if getattr(config, "scopes", (config,)) != (config,):
+            layer.writes = {(layer.scope, *path): write for path, write in layer.writes.items()}
+            layer.lost = {(layer.scope, *path) for path in layer.lost}
+        layer.scope = ""
+    return layers
+
+
+def _place(layers: Sequence[Layer], path: Any) -> str:
+    for layer in reversed(layers):
+        if path in layer.writes and path not in layer.lost:
+            place = layer.place(path)
+            said = " ".join(dict.fromkeys(part for part in (layer.kind, layer.name, place) if part))
+            return place if layer.kind == "command line" else f"{dotted(path)} ({said})"
+    return dotted(path)
+
+
+def plain(value: Any) -> Any:
+    """Return a config as plain mappings; values stay as they are."""
+    if hasattr(type(value), "model_fields"):
+        return {name: plain(inner) for name, inner in value.__dict__.items()}
+    return {key: plain(inner) for key, inner in value.items()} if isinstance(value, Mapping) else value
+
+
+# ---------------------------------------------------------------- values
+
+
+def typed(key: str, items: Sequence[Assignment], annotation: Any, current: Any = None) -> Any:
+    """Return a value as its annotation wants it: what is given, else the text as it was written.
+
+    Args:
+        key: Name of the field, parameter or input.
+        items: What is given for it, the lowest source first: the whole, or parts by longer paths.
+        annotation: Its annotation.
+        current: What the code says; parts are put into it.
+
+    Raises:
+        UnknownName: A part that the annotation does not have.
+        ConfigError: The value does not fit; the message names the word, file or view that gave it.
+    """
+    contract = FieldContract(key, annotation)
+    first: ContractViolation | None = None
+    last = items[-1]
+    for read in (_value, _text):
+        if read is _value and last.problem and len(last.path) == 1:
+            continue  # it begins like a literal and is none: it can only be text
+        try:
+            return contract.validate(_whole(items, annotation, current, read), "config")
+        except ContractViolation as error:
+            first = first or error
+    _refuse(last, first)
+
+
+def _refuse(item: Assignment, error: ContractViolation | None) -> NoReturn:
+    expected = error.expected.partition(" (text is")[0] if error is not None else ""
+    reason = item.problem or f"expected {expected}"
+    got = "" if item.text is not None else f", got {error.value!r}" if error is not None else ""
+    hint = range_hint(item.text or "").replace("`sweep run`", "`sweep run` of a sweep")
+    raise ConfigError(f"{item.source!r}: {reason}{got}{hint}") from error
+
+
+def _value(item: Assignment) -> Any:
+    return item.value
+
+
+def _text(item: Assignment) -> Any:
+    return item.value if item.text is None else item.text
+
+
+def _whole(items: Sequence[Assignment], annotation: Any, current: Any, read: Any) -> Any:
+    """Put together what is given for one field."""
+    if all(len(item.path) == 1 for item in items):
+        return read(items[-1])
+    model = inner_model(annotation)
+    record = Record.of(annotation)
+    whole = dict(plain(current)) if isinstance(current, Mapping) or hasattr(type(current), "model_fields") else _parts(current)
+    for item in items:
+        if len(item.path) == 1:
+            whole = dict(read(item)) if isinstance(item.value, Mapping) else {}
+            continue
+        value = read(item)
+        if model is not None:
+            value = Schema(model).coerce(replace(item, path=item.path[1:]))
+        elif record is not None and not record.open and item.path[1] not in record.fields:
+            known = [dotted((item.path[0], name)) for name in record.fields]
+            raise UnknownName("key", dotted(item.path[:2]), known, item.source)
+        node = whole
+        for part in item.path[1:-1]:
+            inner = node.get(part)
+            node[part] = dict(inner) if isinstance(inner, Mapping) else _parts(inner)
+            node = node[part]
+        node[item.path[-1]] = value
+    return whole
+
+
+def _parts(value: Any) -> dict[str, Any]:
+    """Return the fields of a dataclass instance; nothing of anything else."""
+    names = getattr(type(value), "__dataclass_fields__", ())
+    return {name: getattr(value, name) for name in names}

@@ -1,0 +1,93 @@
+"""What a sweep is given from outside: settings, arguments of its strategies, and its search space.
+
+A range searches a parameter (``lr=log(1e-5,1e-1)``, ``depth=50,101``), a plain value holds it.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+from sweep.config.adict import dotted
+from sweep.config.commandline import Assignment, search_range
+from sweep.errors import ConfigError, ContractError, UnknownName
+from sweep.experiments.base import argument_types
+from sweep.experiments.building import build, unknown_argument
+from sweep.experiments.given import Given, typed
+from sweep.experiments.objective import Objective
+from sweep.space import Constant
+
+__all__ = ["SETTINGS", "given_settings", "given_space", "given_strategy"]
+
+SETTINGS = ("metric", "mode", "workers", "seed", "repeats", "retries", "max_failures", "init_from")
+
+
+def given_settings(cls: type, given: Given, fields: Mapping[str, Any], current: Any) -> dict[str, Any]:
+    """Return the settings and fields that are given, typed.
+
+    Raises:
+        ConfigError: A value that does not fit.
+    """
+    arguments = argument_types(cls)
+    types = {**{name: arguments.get(name, Any) for name in SETTINGS}, **fields}
+    return {
+        key: typed(key, items, types[key], getattr(current, key, None))
+        for key, items in given.heads().items()
+        if key in types
+    }
+
+
+def given_strategy(head: str, items: Sequence[Assignment], present: Any) -> Any:
+    """Return an optimizer or scheduler: by its name, or the present one with other arguments.
+
+    Raises:
+        ConfigError: A name or an argument that does not exist, or a value that it refuses.
+    """
+    given = {head: present, **{dotted(item.path): item.value for item in items}}
+    for item in items:
+        problem = unknown_argument(_owner, dotted(item.path), given, head)
+        if problem:
+            raise ConfigError(f"{item.source!r}: {problem}")
+    try:
+        return build(_owner, given)[head]
+    except (ContractError, TypeError, ValueError) as error:
+        raise ConfigError(f"{items[-1].source!r}: {error}") from error
+
+
+def _owner(optimizer: Any = None, scheduler: Any = None) -> dict[str, Any]:
+    return {"optimizer": optimizer, "scheduler": scheduler}
+
+
+def given_space(
+    given: Mapping[str, Sequence[Assignment]], space: Mapping[str, Any], objective: Objective | None, settings: Sequence[str]
+) -> dict[str, Any]:
+    """Return what is given of the search space, by dotted name.
+
+    Args:
+        given: Values by the first part of their keys.
+        space: The space as the code has it.
+        objective: Says what it can take; None = nobody knows before the sweep runs.
+        settings: What else could have been meant.
+
+    Raises:
+        UnknownName: The objective does not take it.
+        ConfigError: A malformed range, or a value that is not of the parameter's type.
+    """
+    taken = None if objective is None else objective.takes()
+    heads = {name.partition(".")[0] for name in space}
+    found: dict[str, Any] = {}
+    for head, items in given.items():
+        if head not in heads and taken is not None and head not in taken:
+            raise UnknownName("key", dotted(items[0].path), [*taken, *space, *settings], repr(items[0].source))
+        for item in items:
+            found[dotted(item.path)] = _distribution(item, (taken or {}).get(head, Any))
+    return found
+
+
+def _distribution(item: Assignment, annotation: Any) -> Any:
+    text = item.text if item.text is not None else item.value
+    found = search_range(item.source, text.strip()) if isinstance(text, str) else None
+    if found is not None:
+        return found
+    return Constant(item.value if len(item.path) > 1 else typed(str(item.path[0]), [item], annotation))
+
