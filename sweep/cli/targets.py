@@ -6,19 +6,18 @@ import importlib.util
 import inspect
 import sys
 import typing
-from collections.abc import Mapping, Sequence
+from collections.abc import Container, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from types import ModuleType
 from typing import Any, final
 
 from sweep.cli.faults import LoadError, NotThere
-from sweep.config.commandline import Assignment, parse_arguments
-from sweep.errors import ConfigError, ContractViolation, UnknownName, did_you_mean
+from sweep.config.commandline import Arguments, parse_arguments
+from sweep.config.explicit import sources
+from sweep.errors import ConfigError, UnknownName, did_you_mean
 
 __all__ = ["Target", "find_targets", "load_target", "module_of", "split"]
-
-_SETTINGS = ("name", "metric", "mode", "workers", "seed", "repeats", "retries", "max_failures", "init_from")
 
 
 @final
@@ -130,8 +129,8 @@ def find_targets(module: ModuleType) -> dict[str, Any]:
     return found
 
 
-def load_target(reference: str, words: Sequence[str] = ()) -> Target:
-    """Import ``FILE[:NAME]`` and give it the values of ``key=value`` words.
+def load_target(reference: str, words: Sequence[str] = (), prefix: str | None = None) -> Target:
+    """Import ``FILE[:NAME]`` and give it the values of words, of ``--config FILE``, and of variables with a prefix.
 
     Raises:
         NotThere: No such file, or no such name in it.
@@ -140,10 +139,9 @@ def load_target(reference: str, words: Sequence[str] = ()) -> Target:
     """
     file, name = split(reference)
     module = module_of(file)
-    given = _assignments(words)
     name = name or _only(file, find_targets(module))
     what = _named(module, file, name)
-    return _built(what, name, file, given)
+    return _built(what, name, file, words, prefix)
 
 
 def _only(file: Path, found: Mapping[str, Any]) -> str:
@@ -177,98 +175,120 @@ def _named(module: ModuleType, file: Path, name: str) -> Any:
 # ---------------------------------------------------------------- values
 
 
-def _assignments(words: Sequence[str]) -> dict[str, Assignment]:
-    """Read ``key=value`` words; nothing is evaluated."""
-    parsed = parse_arguments(words)
-    stray = [*parsed.views, *parsed.files, *(["manual"] if parsed.manual else [])]
-    if stray:
-        raise ConfigError(f"{stray[0]!r} is no key=value; after FILE[:NAME] come values only, such as lr=0.1")
-    found: dict[str, Assignment] = {}
-    for one in parsed.assignments:
-        if len(one.path) > 1:
-            raise ConfigError(f"{one.source!r}: give {one.path[0]!r} as a whole, for example {one.path[0]}={{…}}")
-        found[str(one.path[0])] = one
-    return found
-
-
-def _built(what: Any, name: str, file: Path, given: dict[str, Assignment]) -> Target:
+def _built(what: Any, name: str, file: Path, words: Sequence[str], prefix: str | None) -> Target:
     """Make a runnable of a name's value, with the values given."""
-    from sweep.experiments.base import Experiment
+    from sweep.experiments.base import Experiment, argument_types
     from sweep.pipeline.builder import Pipeline
 
     if isinstance(what, type) and issubclass(what, Experiment):
-        types = _constructor_types(what)
-        values = {key: _typed(one, types.get(key, Any)) for key, one in given.items() if key in types}
-        _refuse_unknown(given, types, f"{name}(…)")
-        return Target(what(**values), name, str(file))
-    if not isinstance(what, Pipeline | Experiment) and callable(what):
-        types = _parameter_types(what)
-        values = {key: _typed(given.pop(key), types[key]) for key in list(given) if key in types}
-        what = _called(what, name, values, given, types)
+        own = {} if what.__init__ is Experiment.__init__ else argument_types(what)
+        what, words = _called(what, name, own, words)
+    elif not isinstance(what, Pipeline | Experiment) and callable(what):
+        what, words = _called(what, name, _parameter_types(what), words)
     if isinstance(what, Pipeline):
-        inputs = what.inputs
-        _refuse_unknown(given, inputs, name)
-        return Target(what, name, str(file), {key: _typed(one, inputs[key]) for key, one in given.items()})
+        return Target(what, name, str(file), _inputs(what, name, words, prefix))
     if isinstance(what, Experiment):
-        return Target(what, name, str(file), _set_fields(what, given, name))
+        return Target(what, name, str(file), _configure(what, name, words, prefix))
     raise ConfigError(
         f"{file.name}:{name} is {what!r}; a Pipeline, an Experiment, or a function that returns one can be run"
     )
 
 
-def _called(
-    function: Any, name: str, values: Mapping[str, Any], rest: Mapping[str, Any], types: Mapping[str, Any]
-) -> Any:
-    """Call a function that returns something to run."""
-    required = [
+def _called(function: Any, name: str, types: Mapping[str, Any], words: Sequence[str]) -> tuple[Any, list[str]]:
+    """Call a class, or a function that returns something to run, with its own words; return also the others."""
+    from sweep.experiments.given import Given, typed
+
+    own, rest = _apart(words, types)
+    given = Given.by(sources(_values(own))).heads()
+    values = {key: typed(key, items, types[key]) for key, items in given.items()}
+    needed = [
         one.name
         for one in inspect.signature(function).parameters.values()
         if one.default is one.empty and one.kind in (one.POSITIONAL_OR_KEYWORD, one.KEYWORD_ONLY) and one.name not in values
     ]
-    if required:
-        near = did_you_mean(required[0], rest)
-        raise ConfigError(f"{name}(…) needs {', '.join(required)}: give {required[0]}=VALUE{near}")
-    return function(**values)
+    if needed:
+        near = did_you_mean(needed[0], [word.partition("=")[0] for word in rest])
+        raise ConfigError(f"{name}(…) needs {', '.join(needed)}: give {needed[0]}=VALUE{near}")
+    return function(**values), rest
 
 
-def _set_fields(what: Any, given: Mapping[str, Assignment], name: str) -> dict[str, Any]:
-    """Set the fields and settings of an experiment; return what is left: values of its inputs."""
-    own: dict[str, Any] = dict(what._field_types())
-    if what.level == "sweep":
-        types = _constructor_types(type(what))
-        own |= {key: types.get(key, Any) for key in _SETTINGS}
-    for key, one in given.items():
-        if key in own:
-            setattr(what, key, _typed(one, own[key]))
-    rest = {key: one for key, one in given.items() if key not in own}
-    if not rest:
-        return {}
-    inputs = {} if what.level == "sweep" else what._compiled().inputs
-    _refuse_unknown(rest, {**own, **inputs}, name)
-    return {key: _typed(one, inputs[key]) for key, one in rest.items()}
+def _configure(what: Any, name: str, words: Sequence[str], prefix: str | None) -> dict[str, Any]:
+    """Give an experiment its values, and those of the runs inside it; return what is left: values of its inputs."""
+    from sweep.experiments.given import Given, typed
+    from sweep.pipeline.units import Configuration
+
+    types, config = what._field_types(), what._config
+    named, words = ([], list(words)) if "name" in types else _apart(words, ["name"])
+    for item in _values(named).assignments:
+        what.name = typed("name", [item], str)
+    if isinstance(config, Configuration):
+        ranges, words = _ranges(what, words)
+        _parse(config, words, prefix)
+        given = Given.of(config) + Given.by(sources(_values(ranges)))
+    else:
+        given = Given.of(config) + Given.by(sources(_values(words), prefix))
+    inputs: dict[str, Any] = {}
+    strangers = [key for key in given.heads() if key not in types]
+    if strangers and what.level != "sweep":
+        what._config = given.only([key for key in given.heads() if key in types])
+        known = what._configured()._compiled().inputs
+        inputs = {key: typed(key, given.heads()[key], known[key]) for key in strangers if key in known}
+    what._config = given.only([key for key in given.heads() if key not in inputs])
+    what._configured()
+    return inputs
 
 
-def _refuse_unknown(given: Mapping[str, Assignment], known: Mapping[str, Any], name: str) -> None:
-    for key, one in given.items():
-        if key not in known:
-            raise UnknownName("key", key, known, f"{one.source!r} for {name}")
+def _inputs(pipeline: Any, name: str, words: Sequence[str], prefix: str | None) -> dict[str, Any]:
+    """Return the inputs of a pipeline; the other words are for the scope of configuration in it, if there is one."""
+    from sweep.experiments.given import Given, typed
+    from sweep.pipeline.nodes import contents_of
+    from sweep.pipeline.units import Configuration
+
+    types = pipeline.inputs
+    scopes = [what for what in contents_of(pipeline._done) if isinstance(what, Configuration)]
+    if len(scopes) == 1:
+        words, rest = _apart(words, types)
+        _parse(scopes[0], rest, prefix)
+        prefix = None
+    given = Given.by(sources(_values(words), prefix)).heads()
+    for key, items in given.items():
+        if key not in types:
+            raise UnknownName("key", key, types, f"{items[0].source!r} for {name}")
+    return {key: typed(key, items, types[key]) for key, items in given.items()}
 
 
-def _typed(given: Assignment, annotation: Any) -> Any:
-    """Return a value as its annotation wants it: the literal, else the text as written."""
-    from sweep.pipeline.contracts import FieldContract
+def _parse(scope: Any, words: Sequence[str], prefix: str | None) -> None:
+    if prefix is not None:
+        raise ConfigError(f"--env {prefix}: a scope names its own variables: Scope(env_prefix={prefix!r})")
+    scope.parse(list(words))
 
-    key = str(given.path[0])
-    contract = FieldContract(key, annotation)
-    candidates = [given.text] if given.problem else [given.value, given.text]
-    first: ContractViolation | None = None
-    for candidate in candidates:
-        try:
-            return contract.validate(candidate, "command line")
-        except ContractViolation as error:
-            first = first or error
-    reason = given.problem or f"expected {first.expected.partition(' (text is')[0] if first is not None else ''}"
-    raise ConfigError(f"{given.source!r}: {reason}") from first
+
+def _ranges(what: Any, words: Sequence[str]) -> tuple[list[str], list[str]]:
+    """Tell search ranges, of a sweep or of one inside, from words for a scope."""
+    from sweep.config.commandline import split_search
+    from sweep.experiments.overrides import SETTINGS
+
+    _, found = split_search(words)
+    own = [*what._field_types(), *SETTINGS]
+    names = [key for key in found if key.partition(".")[0] not in own and (what.level == "sweep" or "." in key)]
+    return [word for word in words if word.partition("=")[0] in names], [
+        word for word in words if word.partition("=")[0] not in names
+    ]
+
+
+def _apart(words: Sequence[str], heads: Container[str]) -> tuple[list[str], list[str]]:
+    """Return the ``key=value`` words whose keys begin with one of ``heads``, and the others."""
+    own = [word for word in words if "=" in word and word.partition("=")[0].partition(".")[0] in heads]
+    return own, [word for word in words if word not in own]
+
+
+def _values(words: Sequence[str]) -> Arguments:
+    """Read ``key=value`` words and ``--config FILE``; nothing is evaluated."""
+    parsed = parse_arguments(words)
+    stray = [*parsed.views, *(["manual"] if parsed.manual else [])]
+    if stray:
+        raise ConfigError(f"{stray[0]!r} is no key=value; after FILE[:NAME] come values only, such as lr=0.1")
+    return parsed
 
 
 def _parameter_types(function: Any) -> dict[str, Any]:
@@ -279,12 +299,3 @@ def _parameter_types(function: Any) -> dict[str, Any]:
         hints = {}
     found = inspect.signature(function).parameters.values()
     return {one.name: hints.get(one.name, Any) for one in found if one.kind in (one.POSITIONAL_OR_KEYWORD, one.KEYWORD_ONLY)}
-
-
-def _constructor_types(kind: type) -> dict[str, Any]:
-    """Return what an experiment class can be given: its constructor's parameters and its fields."""
-    from sweep.experiments.base import field_annotations
-
-    types = _parameter_types(inspect.getattr_static(kind, "__init__"))
-    types.pop("self", None)
-    return {**types, **field_annotations(kind)}

@@ -118,11 +118,12 @@ def _why_of_run(face: Face, key: str, reference: str, values: tuple[str, ...]) -
         path = path_of(store, row)
         layers = _kept_layers(store, row.id)
     params = row.data("params") or {}
-    if layers and key not in params:
+    try:
         _show_layers(face, key, layers)
         return
-    if key not in params:
-        raise UnknownName("key", key, params, f"fields and inputs of {path}")
+    except UnknownName as error:
+        if key not in params:
+            raise UnknownName("key", key, [*error.known, *params], f"fields, inputs and config of {path}") from error
     entry = row.data("entry") or {}
     typed = [word for word in entry.get("args", []) if word.startswith(f"{key}=")]
     place = f"command line: {typed[-1]}" if typed else f"{row.level} {path}"

@@ -36,6 +36,7 @@ __all__ = [
     "parse_text",
     "parse_value",
     "range_hint",
+    "search_range",
     "split_search",
 ]
 
@@ -354,7 +355,7 @@ def split_search(argv: Sequence[str]) -> tuple[list[str], dict[str, Distribution
     ranges: dict[str, Distribution] = {}
     for word in _joined(argv):
         key, sign, text = word.partition("=")
-        found = _range(word, text.strip()) if sign and _KEY.fullmatch(key) else None
+        found = search_range(word, text.strip()) if sign and _KEY.fullmatch(key) else None
         if found is None:
             rest.append(word)
         else:
@@ -369,7 +370,16 @@ def range_hint(text: str) -> str:
     return "; search ranges are read by `sweep run`, and by split_search"
 
 
-def _range(word: str, text: str) -> Distribution | None:
+def search_range(word: str, text: str) -> Distribution | None:
+    """Return the range that a value's text describes, or None where it is a plain value.
+
+    Args:
+        word: Where the text stands, for messages.
+        text: The value as written.
+
+    Raises:
+        ConfigError: A range with wrong arguments; a range function that nobody knows.
+    """
     match = _RANGE.fullmatch(text)
     items = _items(match.group(2) if match else text)
     if items is None:

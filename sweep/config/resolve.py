@@ -5,39 +5,23 @@ from __future__ import annotations
 import sys
 import warnings
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
 from pathlib import PurePath
 from typing import Any, final
 
 from sweep.config import adict as adict_module
 from sweep.config.adict import ADict, Path, disown, dotted, leaves, seal, snapshot, unread
 from sweep.config.commandline import Assignment, range_hint
+from sweep.config.explicit import Explicit
 from sweep.config.layers import REMOVED, History, Layer, Mark, diff, history
 from sweep.config.schema import Schema
 from sweep.config.views import Plan, SuspendedView, View
 from sweep.errors import ConfigError, UnknownName, did_you_mean, near_miss
 
-__all__ = ["Explicit", "Resolution", "resolve"]
+__all__ = ["Resolution", "resolve"]
 
 _OURS = vars(adict_module)  # frames of ADict's own methods are not the place of a write
 _BELOW = ("schema", "default", "view", "lazy")  # the layers below the explicit ones
 _PLAIN = frozenset({int, float, str, bool, type(None), bytes, complex})
-
-
-@final
-@dataclass(frozen=True, slots=True)
-class Explicit:
-    """Explicit values of one source.
-
-    Attributes:
-        kind: ``"file"``, ``"environment"`` or ``"command line"``.
-        name: Name of the source.
-        items: The values.
-    """
-
-    kind: str
-    name: str
-    items: Sequence[Assignment]
 
 
 @final

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import functools
 import inspect
-import os
 import sys
 import threading
 from abc import ABC, abstractmethod
@@ -14,13 +13,13 @@ from contextvars import ContextVar
 from dataclasses import replace
 from typing import TYPE_CHECKING, Any, TypeVar, cast, final
 
-from sweep.config import files
-from sweep.config.adict import ADict, Path, leaves
-from sweep.config.commandline import Arguments, Assignment, parse_arguments, parse_text
+from sweep.config.adict import ADict, leaves
+from sweep.config.commandline import Arguments, Assignment, parse_arguments
+from sweep.config.explicit import Explicit, environment_of, from_environment, from_file
 from sweep.config.inject import fill
 from sweep.config.layers import History, diff, history_of
 from sweep.config.manual import RULE, manual_text
-from sweep.config.resolve import Explicit, Resolution, resolve
+from sweep.config.resolve import Resolution, resolve
 from sweep.config.schema import Schema
 from sweep.config.views import LazyBlock, View, plan_views
 from sweep.errors import ConfigError, UnknownName
@@ -393,7 +392,7 @@ class Scope(_Configurable):
         return LazyBlock()
 
     def _version(self) -> Any:
-        return tuple(self.views), tuple(_environment(self._prefix))
+        return tuple(self.views), tuple(environment_of(self._prefix))
 
     def _value(self, resolutions: Mapping[Any, Resolution]) -> Any:
         return resolutions[self].value
@@ -402,7 +401,7 @@ class Scope(_Configurable):
         words = parse_arguments(argv, self._parser)
         if words.manual:
             _print_manual(self._manual(words), self._parser)
-        return {self: self._resolve(words, [_from_file(path) for path in words.files])}
+        return {self: self._resolve(words, [from_file(path) for path in words.files])}
 
     def _manual(self, words: Arguments) -> str:
         plan = plan_views(self.views, words.views, f"scope {self.name!r}")
@@ -415,12 +414,8 @@ class Scope(_Configurable):
         plan = plan_views(self.views, words.views, f"scope {self.name!r}")
         items = list(words.assignments)
         items += [Assignment((key,), value, None, f"--{key}", typed=True) for key, value in words.flags.items()]
-        explicit = [*from_files]
-        variables = [_variable(name, text, self._prefix or "") for name, text in _environment(self._prefix)]
-        if variables:
-            explicit.append(Explicit("environment", f"{self._prefix}*", variables))
-        if items:
-            explicit.append(Explicit("command line", "", items))
+        found = [*from_files, from_environment(self._prefix), Explicit("command line", "", items)]
+        explicit = [source for source in found if source.items]
         return resolve(self.name, self._schema, self.strict, self.views, plan, words.flag_defaults, explicit)
 
 
@@ -472,7 +467,7 @@ class MultiScope(_Configurable):
         return ADict
 
     def _version(self) -> Any:
-        return tuple(scope._version() for scope in self._scopes), tuple(_environment(self._prefix))
+        return tuple(scope._version() for scope in self._scopes), tuple(environment_of(self._prefix))
 
     def _value(self, resolutions: Mapping[Any, Resolution]) -> Any:
         together = ADict()
@@ -491,11 +486,11 @@ class MultiScope(_Configurable):
             _print_manual(text, parsers[0] if parsers else None)
         found = {scope: [] for scope in self._scopes}  # type: dict[Scope, list[Explicit]]
         for path in words.files:
-            for scope, items in self._sorted(_from_file(path).items).items():
+            for scope, items in self._sorted(from_file(path).items).items():
                 found[scope].append(Explicit("file", path, items))
-        variables = [_variable(name, text, self._prefix or "") for name, text in _environment(self._prefix)]
-        for scope, items in self._sorted(variables).items():
-            found[scope].append(Explicit("environment", f"{self._prefix}*", items))
+        variables = from_environment(self._prefix)
+        for scope, items in self._sorted(variables.items).items():
+            found[scope].append(replace(variables, items=items))
         return {scope: scope._resolve(shares[scope], found[scope]) for scope in self._scopes}
 
     def _shares(self, words: Arguments) -> dict[Scope, Arguments]:
@@ -553,21 +548,6 @@ def _split(argv: Sequence[str] | str) -> tuple[str, ...]:
 
         return tuple(shlex.split(argv))
     return tuple(argv)
-
-
-def _environment(prefix: str | None) -> list[tuple[str, str]]:
-    if prefix is None:
-        return []
-    return sorted((name, text) for name, text in os.environ.items() if name.startswith(prefix) and name != prefix)
-
-
-def _variable(name: str, text: str, prefix: str) -> Assignment:
-    path: Path = tuple(name[len(prefix) :].lower().split("__"))
-    return parse_text(path, text, f"{name}={text}")
-
-
-def _from_file(path: str) -> Explicit:
-    return Explicit("file", path, [Assignment(inner, value, None, path) for inner, value in leaves(files.read(path))])
 
 
 def _print_manual(text: str, parser: ArgumentParser | None) -> None:

@@ -7,10 +7,12 @@ import inspect
 import typing
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any, ClassVar, Literal
+from typing import Any, ClassVar, Literal, Self
 
+from sweep.config.layers import Layer
 from sweep.deferred import launch
-from sweep.errors import ContractError, SweepError, did_you_mean
+from sweep.errors import ContractError, SweepError, UnknownName, did_you_mean, near_miss
+from sweep.experiments.given import NOTHING, Given, current_given, giving, typed
 from sweep.experiments.identity import identity_of
 from sweep.experiments.purse import Purse, carrying, current_purse, kept_budget
 from sweep.experiments.result import RunResult
@@ -18,18 +20,20 @@ from sweep.pipeline.annotations import describe
 from sweep.pipeline.builder import Pipeline
 from sweep.pipeline.contracts import MISSING, FieldContract, Parameter, Signature
 from sweep.pipeline.durable import Opened, RunSpec, open_child, open_top
+from sweep.pipeline.nodes import contents_of
 from sweep.pipeline.planning import announce, plan_of
 from sweep.pipeline.runner import execute
 from sweep.pipeline.runs import complete, finished_state, keep_state
-from sweep.pipeline.runtime import Activation, Frame, Root, current_activation, open_root
+from sweep.pipeline.runtime import Activation, Frame, Handle, Root, current_activation, open_root
 from sweep.pipeline.state import State
 from sweep.pipeline.steps import Compiled, StageStep, result_names
 from sweep.pipeline.units import Unit
 from sweep.store.runs import children
 from sweep.store.writer import Durability
+from sweep.tracker.stream import say
 from sweep.trial import Budget
 
-__all__ = ["Experiment", "field_annotations", "value_of"]
+__all__ = ["Experiment", "argument_types", "field_annotations", "value_of"]
 
 
 class Experiment:
@@ -42,11 +46,15 @@ class Experiment:
     Args:
         name: Name of its runs; default: the class's name.
         store: SQLite file; None = ``$SWEEP_STORE`` or ``./sweep.db`` (a child uses its parent's).
+        config: A Scope, MultiScope, mapping or model that gives fields, and under the names of runs that
+            are started inside, theirs. It is read when the experiment is checked or run, and overrides what
+            the code says; where each value is from is kept with the run (``sweep config why``).
         **fields: Values of fields.
 
     Raises:
         ContractError: An unknown field.
         ContractViolation: A value does not fit its field.
+        ConfigError: ``config`` has a key that nothing takes, or a value that does not fit.
 
     Example:
         >>> class Count(Experiment):
@@ -60,6 +68,10 @@ class Experiment:
     level: ClassVar[str] = "experiment"
     _arguments: Mapping[str, Any]
     _running: int
+    _config: Any = None
+    _given: Given = NOTHING  # what is kept with the run
+    _below: Given = NOTHING  # what of it is for the runs inside,
+    _unseen: Given = NOTHING  # and for those of which nobody knows before they start
 
     def __new__(cls, *args: Any, **kwargs: Any) -> Any:
         """Note the constructor's arguments: they are fields."""
@@ -70,10 +82,18 @@ class Experiment:
         object.__setattr__(self, "store", None)
         return self
 
-    def __init__(self, *, name: str | None = None, store: str | Path | None = None, **fields: Any) -> None:
+    def __init__(
+        self, *, name: str | None = None, store: str | Path | None = None, config: Any = None, **fields: Any
+    ) -> None:
         self.name = name or type(self).__name__
         self.store = store
         annotations = field_annotations(type(self))
+        if "config" in annotations:
+            fields |= {} if config is None else {"config": config}
+        else:
+            self._config = config
+            if config is not None and self._arguments.get("config") is config:  # handed on by its own constructor
+                self._arguments = {key: value for key, value in self._arguments.items() if key != "config"}
         unknown = [
             f"unknown field {key!r}{did_you_mean(key, annotations) or _there_are(annotations)}"
             for key in fields
@@ -114,13 +134,75 @@ class Experiment:
     def _field_types(self) -> dict[str, Any]:
         return {**{name: Any for name in self._arguments}, **field_annotations(type(self))}
 
+    def _configured(self) -> Self:
+        """Return this experiment with what its config, or that of the run it is started in, gives it: a copy."""
+        own, share = Given.of(self._config), current_given().below(self.name)
+        if own and share:
+            place = f"{type(self).__name__}(config=…)"
+            raise ContractError(place, [f"the run above has values for {self.name!r} too ({share.items[0].source}); keep one"])
+        given = own or share
+        if not given:
+            return self
+        held = self._with_arguments(given)
+        object.__setattr__(held, "_running", 0)
+        held._config = None
+        held._take(given)
+        held._given = Given(given.items, (*self._code_layers(given), *given.layers))
+        return held
+
+    def _with_arguments(self, given: Given) -> Self:
+        """Return a copy; a constructor of its own is called again where its arguments are given."""
+        types = argument_types(type(self))
+        own = {key: items for key, items in given.heads().items() if key in self._arguments}
+        if not own or self.level == "sweep":
+            return copy.copy(self)
+        values = {key: typed(key, items, types.get(key, Any), self._arguments[key]) for key, items in own.items()}
+        held = type(self)(**{**self._arguments, **values})
+        held.name, held.store = self.name, self.store
+        return held
+
+    def _take(self, given: Given) -> None:
+        """Set the fields that are given; what is left is for the runs inside."""
+        heads, types = given.heads(), self._field_types()
+        for key, items in heads.items():
+            if key in types and key not in self._arguments:
+                setattr(self, key, typed(key, items, types[key], getattr(self, key, None)))
+        self._below = given.only([key for key in heads if key not in types])
+        if self._below:
+            self._refuse_strangers(types)
+
+    def _refuse_strangers(self, types: Mapping[str, Any]) -> None:
+        """Refuse what is neither a field nor a run inside, as far as that can be known before it runs."""
+        runs, functions = _runs_in(self.pipeline()) if all(name in self.fields for name in types) else ([], True)
+        self._unseen = self._below.only([key for key in self._below.heads() if key not in runs])
+        for key, items in self._below.heads().items():
+            if key in runs:
+                continue
+            group = all(len(item.path) > 1 or isinstance(item.value, Mapping) for item in items)
+            if not (group and functions) or near_miss(key, [*types, *runs]) is not None:
+                raise UnknownName("key", key, [*types, *runs], f"{items[0].source!r} for {self.name}")
+
+    def _code_layers(self, given: Given) -> list[Layer]:
+        """Return what the code says of the fields that are given: the class, then the arguments of the constructor."""
+        cls, said, fields = type(self), self._said(given), field_annotations(type(self))
+        defaults = {path: getattr(cls, path[0]) for path in said if path[0] in fields and hasattr(cls, path[0])}
+        own = {path: value for path, value in said.items() if repr(value) != repr(defaults.get(path, NOTHING))}
+        return [
+            Layer("schema", cls.__qualname__, "", {path: (value, None) for path, value in defaults.items()}),
+            Layer("default", f"{cls.__qualname__}(…)", "", {path: (value, None) for path, value in own.items()}),
+        ]
+
+    def _said(self, given: Given) -> dict[tuple[Any, ...], Any]:
+        """Return what the code says, by path, of what is given."""
+        return {(key,): self.fields[key] for key in given.heads() if key in self.fields}
+
     def check(self, strict: bool = False) -> Experiment:
         """Build it: everything is checked, nothing runs.
 
         Raises:
             ContractError: With all mismatches.
         """
-        self._compiled(strict=strict)
+        self._configured()._compiled(strict=strict)
         return self
 
     def _compiled(self, hooks: tuple[Mapping[str, Any], ...] = (), *, strict: bool = False) -> Compiled:
@@ -135,23 +217,26 @@ class Experiment:
         if not isinstance(pipeline, Pipeline):
             raise ContractError(f"{type(self).__name__}.pipeline()", [f"expected a Pipeline, got {pipeline!r}"])
         try:
-            return pipeline._checked(self._field_types(), hooks, strict=strict)
+            with giving(self._below):
+                return pipeline._checked(self._field_types(), hooks, strict=strict)
         except ContractError as error:
             raise ContractError(type(self).__name__, error.problems) from None
 
     def _identity(self, compiled: Compiled) -> dict[str, Any]:
-        return {
+        identity = {
             "class": type(self).__qualname__,
             "fields": identity_of(self.fields),
             "structure": compiled.structure,
         }
+        return {**identity, "config": self._unseen.as_data()} if self._unseen else identity
 
     # ------------------------------------------------------------ running
 
     def __sweep_stage__(self, known: Mapping[str, Any]) -> Unit:
         """Return this experiment as a stage: its open inputs are the stage's parameters."""
+        held = self._configured()
         try:
-            compiled = self._compiled()
+            compiled = held._compiled()
             problems: tuple[str, ...] = ()
         except ContractError as error:
             compiled, problems = Compiled(), tuple(error.problems)
@@ -159,7 +244,7 @@ class Experiment:
             Parameter(one, inspect.Parameter.KEYWORD_ONLY, ann, False) for one, ann in compiled.inputs.items()
         )
         signature = Signature(self.name, parameters, MISSING, "", True, False, True, problems)
-        return Unit("experiment", self.run, signature, structure=self._identity(compiled))
+        return Unit("experiment", self.run, signature, structure=held._identity(compiled))
 
     def run(
         self,
@@ -186,7 +271,7 @@ class Experiment:
         """
 
         async def main(owns_loop: bool) -> RunResult:
-            return await self._run(owns_loop, budget, resume, store, durability, inputs)
+            return await self._configured()._run(owns_loop, budget, resume, store, durability, inputs)
 
         return launch(RunResult, main, f"{type(self).__name__}.run()")
 
@@ -237,12 +322,15 @@ class Experiment:
             announce(opened, plan_of(compiled, opened))
         last = finished_state(opened, compiled) if opened.finished else None
         if last is None:
+            self._given.keep(handle)
             root.stream.emit("run.resumed" if opened.before else "run.started", handle.run_id, handle.path)
             frame = Frame(root, handle, handle.path, owner=self) if outer is None else outer.below(handle, handle.path, owner=self)
             with carrying(purse):
                 last = await self._execute(compiled, state, frame)
             await keep_state(root, opened, compiled, last)
             root.stream.emit("run.ended", handle.run_id, handle.path, status="completed")
+        if not opened.finished:
+            self._say_unused(handle)
         below = [RunResult.of_row(row, f"{handle.path}/{row.place}") for row in children(handle.store, handle.run_id)]
         value = value_of(compiled, last)
         best = value if isinstance(value, int | float) and not isinstance(value, bool) else _best(below)
@@ -258,10 +346,21 @@ class Experiment:
             cost=purse.cost,
         )
 
+    def _say_unused(self, handle: Handle) -> None:
+        """Name what was given to runs that were never started."""
+        if not self._below:
+            return
+        started = {row.name for row in children(handle.store, handle.run_id)}
+        for key, items in self._below.heads().items():
+            if key not in started:
+                hint = did_you_mean(key, started) or (f"; it started {', '.join(sorted(started))}" if started else "")
+                say(f"{handle.path!r} started no run named {key!r}, so {items[0].source!r} was not used{hint}")
+
     async def _execute(self, compiled: Compiled, state: State, frame: Frame) -> State:
         object.__setattr__(self, "_running", self._running + 1)
         try:
-            return await execute(compiled, state, frame)
+            with giving(self._below):
+                return await execute(compiled, state, frame)
         finally:
             object.__setattr__(self, "_running", self._running - 1)
 
@@ -277,6 +376,33 @@ def field_annotations(cls: type) -> dict[str, Any]:
             if not name.startswith("_") and typing.get_origin(hints[name]) is not ClassVar:
                 found[name] = hints[name]
     return found
+
+
+def argument_types(cls: type) -> dict[str, Any]:
+    """Return what an experiment class can be given, with annotations: its constructor's parameters and its fields."""
+    own = inspect.getattr_static(cls, "__init__")
+    try:
+        hints = typing.get_type_hints(own, include_extras=True)
+    except (NameError, TypeError):  # an annotation that is only there for the type checker
+        hints = {}
+    named = (inspect.Parameter.POSITIONAL_OR_KEYWORD, inspect.Parameter.KEYWORD_ONLY)
+    found = list(inspect.signature(own).parameters.values())[1:]
+    return {**{one.name: hints.get(one.name, Any) for one in found if one.kind in named}, **field_annotations(cls)}
+
+
+def _runs_in(pipeline: Pipeline) -> tuple[list[str], bool]:
+    """Return the names of the experiments that are stages, and whether functions might start others."""
+    names: list[str] = []
+    functions = False
+    for what in contents_of(pipeline._done):
+        if isinstance(what, Experiment):
+            names.append(what.name)
+        elif isinstance(what, Pipeline):
+            inner, more = _runs_in(what)
+            names, functions = [*names, *inner], functions or more
+        else:
+            functions = True
+    return names, functions
 
 
 def _bound(cls: type, self: Any, args: tuple[Any, ...], kwargs: Mapping[str, Any]) -> dict[str, Any]:

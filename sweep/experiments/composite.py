@@ -2,17 +2,16 @@
 
 from __future__ import annotations
 
-import inspect
 import math
 import random
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
-from functools import partial
 from typing import Any, Literal, final
 
 from sweep.errors import ContractError, SweepError, did_you_mean
-from sweep.experiments.base import Experiment, field_annotations
-from sweep.experiments.identity import constructor_arguments, identity_of
+from sweep.experiments.base import Experiment
+from sweep.experiments.building import STRATEGIES, arguments_of, build, class_of, maker_of, unknown_argument
+from sweep.experiments.identity import identity_of
 from sweep.experiments.objective import Objective, Returned, number_of
 from sweep.experiments.sweep import SweepExperiment
 from sweep.experiments.sweepresult import SweepResult
@@ -25,7 +24,6 @@ from sweep.trial import Budget, Result, Trial
 __all__ = ["MetaExperiment", "ValidatedParams", "ValidationExperiment"]
 
 Mode = Literal["min", "max"]
-_STRATEGIES = {"optimizer": "sweep.optimizers", "scheduler": "sweep.schedulers"}
 
 
 @final
@@ -124,6 +122,9 @@ class _Base:
     ) -> None:
         self.cls, self.fixed, self.score, self.budget, self.name = cls, fixed, score, budget, cls.__name__
 
+    def takes(self) -> None:
+        """Return nothing: what it takes depends on its arguments, see ``problems``."""
+
     def identity(self) -> Any:
         """Return the class and what its instances share."""
         return {
@@ -138,9 +139,9 @@ class _Base:
     def tunable(self) -> dict[str, Any]:
         """Return what the strategies of the base call tunable, by dotted name."""
         found: dict[str, Any] = {}
-        for head in dict.fromkeys([*(name for name in _STRATEGIES if name in _taken(self.cls)), *self.fixed]):
-            maker = _maker(self.cls, head, self.fixed)
-            space = getattr(_class_of(maker), "TUNABLE", {})
+        for head in dict.fromkeys([*(name for name in STRATEGIES if name in arguments_of(self.cls)), *self.fixed]):
+            maker = maker_of(self.cls, head, self.fixed)
+            space = getattr(class_of(maker), "TUNABLE", {})
             found |= {f"{head}.{name}": part for name, part in space.items() if f"{head}.{name}" not in self.fixed}
         return found
 
@@ -150,7 +151,7 @@ class _Base:
         unknown = [
             problem
             for name in [*space, *self.fixed]
-            if (problem := _unknown(self.cls, name, {**self.fixed, **_options(space)}, self.name))
+            if (problem := unknown_argument(self.cls, name, {**self.fixed, **_options(space)}, self.name))
         ]
         if both or unknown:
             return [*both, *dict.fromkeys(unknown)]
@@ -164,7 +165,7 @@ class _Base:
 
     def build(self, params: Mapping[str, Any]) -> Experiment:
         """Return a base experiment with a trial's params."""
-        built: Experiment = _built(self.cls, {**self.fixed, **params})
+        built: Experiment = build(self.cls, {**self.fixed, **params})
         return built
 
     async def orchestrate(self, params: Mapping[str, Any], act: Activation) -> Returned:
@@ -189,110 +190,9 @@ class _Base:
         return number
 
 
-# ---------------------------------------------------------------- building
-
-
-def _groups(given: Mapping[str, Any]) -> Iterator[tuple[str, dict[str, Any]]]:
-    """Yield each head of dotted names with what stands below it."""
-    below: dict[str, dict[str, Any]] = {}
-    for name, value in given.items():
-        head, _, rest = name.partition(".")
-        if rest:
-            below.setdefault(head, {})[rest] = value
-    yield from below.items()
-
-
-def _built(maker: Callable[..., Any], given: Mapping[str, Any]) -> Any:
-    """Call a constructor with plain and dotted arguments."""
-    arguments = {name: _plain(name, value) for name, value in given.items() if "." not in name}
-    for head, below in _groups(given):
-        arguments[head] = _built(_maker(maker, head, given), below)
-    return maker(**arguments)
-
-
-def _plain(name: str, value: Any) -> Any:
-    """Return an argument; a strategy's class or name becomes an instance."""
-    if name not in _STRATEGIES or value is None:
-        return value
-    maker = _named(name, value) if isinstance(value, str) else value
-    return maker() if isinstance(maker, type | partial) else maker
-
-
-def _named(head: str, name: str) -> Any:
-    from importlib import import_module
-
-    home = import_module(_STRATEGIES[head])
-    known = [one for one in home.__all__ if one.endswith(head.capitalize())]
-    if name not in known:
-        raise ContractError(head, [f"there is no {head} named {name!r}{did_you_mean(name, known)}; there are {', '.join(known)}"])
-    return getattr(home, name)
-
-
-def _maker(owner: Callable[..., Any], head: str, given: Mapping[str, Any]) -> Any:
-    """Return what makes the argument ``head`` of ``owner``: a class, or a partial one; None if nobody can tell."""
-    found = given.get(head)
-    if found is None:
-        parameter = _taken(owner).get(head)
-        found = None if parameter is None or parameter is inspect.Parameter.empty else parameter
-    if isinstance(found, str) and head in _STRATEGIES:
-        return _named(head, found)
-    if found is None and head in _STRATEGIES:
-        return _named(head, "BayesianOptimizer" if head == "optimizer" else "BatchScheduler")
-    if found is None or isinstance(found, type | partial):
-        return found
-    cls: Any = type(found)
-    return None if cls.__module__ == "builtins" else partial(cls, **constructor_arguments(found))
-
-
-def _class_of(maker: Any) -> Any:
-    return maker.func if isinstance(maker, partial) else maker
-
-
-def _taken(maker: Any) -> dict[str, Any]:
-    """Return the arguments of a constructor by name, with their defaults (``Parameter.empty`` = none)."""
-    cls = _class_of(maker)
-    variable = (inspect.Parameter.VAR_KEYWORD, inspect.Parameter.VAR_POSITIONAL)
-    try:
-        parameters = inspect.signature(cls).parameters.values()
-    except (TypeError, ValueError):
-        return {}
-    found = {one.name: one.default for one in parameters if one.kind not in variable}
-    if isinstance(cls, type) and issubclass(cls, Experiment):
-        empty = inspect.Parameter.empty
-        found |= {name: getattr(cls, name, empty) for name in field_annotations(cls) if name not in found}
-    return found
-
-
-def _takes_any(maker: Any) -> bool:
-    cls = _class_of(maker)
-    kinds = [one.kind for one in inspect.signature(cls).parameters.values()]
-    return inspect.Parameter.VAR_KEYWORD in kinds and not (isinstance(cls, type) and issubclass(cls, Experiment))
-
-
 def _options(space: SearchSpace) -> dict[str, Any]:
     """Return an example of each strategy that the space itself chooses by name."""
-    return {name: space[name].sample(random.Random(0)) for name in space if name in _STRATEGIES}  # noqa: S311  # an example
-
-
-def _unknown(maker: Any, name: str, given: Mapping[str, Any], path: str) -> str:
-    """Return what is wrong with a dotted name, or ``""``."""
-    head, _, rest = name.partition(".")
-    taken = _taken(maker)
-    if head not in taken:
-        if _takes_any(maker):
-            return ""
-        listed = ", ".join(taken) or "none"
-        return f"{path} takes no argument {head!r}{did_you_mean(head, taken)}; it takes {listed}"
-    if not rest:
-        return ""
-    inner = _maker(maker, head, given)
-    if inner is None:
-        return f"{path}: {name!r} is an argument of what? Give fixed={{{head!r}: …}}, a class or an instance"
-    below = dict(_groups(given)).get(head, {})
-    label = getattr(_class_of(inner), "__name__", head)
-    problem = _unknown(inner, rest, below, label)
-    hint = f" (another {head}: fixed={{{head!r}: …}})" if problem and head not in given else ""
-    return problem + hint
+    return {name: space[name].sample(random.Random(0)) for name in space if name in STRATEGIES}  # noqa: S311  # an example
 
 
 # ---------------------------------------------------------------- validation

@@ -14,7 +14,8 @@ from typing import Any, Literal, NamedTuple, Protocol, final
 
 from sweep.context import Context
 from sweep.errors import ContractError, did_you_mean, near_miss
-from sweep.experiments.base import Experiment, field_annotations, value_of
+from sweep.experiments.base import Experiment, argument_types, field_annotations, value_of
+from sweep.experiments.given import NOTHING, giving
 from sweep.experiments.identity import identity_of
 from sweep.pipeline.annotations import Record, describe, peel
 from sweep.pipeline.builder import Pipeline
@@ -55,6 +56,9 @@ class Objective(Protocol):
 
     def problems(self, space: SearchSpace) -> list[str]:
         """Return what does not fit the space."""
+
+    def takes(self) -> Mapping[str, Any] | None:
+        """Return the parameters it can take, with annotations; None where any will do."""
 
     def identity(self) -> Any:
         """Return what a resume compares."""
@@ -107,6 +111,17 @@ class FunctionObjective:
         self.context_name: str | None = None
         self.slots: tuple[_Slot, ...] = ()
         self.takes_any = False
+
+    def takes(self) -> Mapping[str, Any] | None:
+        """Return its parameters; None where one of them takes all that no other does."""
+        found: dict[str, Any] = {}
+        for one in self.signature.parameters:
+            if one.kind is inspect.Parameter.VAR_KEYWORD:
+                return None
+            if peel(one.annotation) is not Context and not (one.name == "ctx" and one.annotation is MISSING):
+                found[one.name] = _annotation(one)
+        lonely = [one for one in self.signature.parameters if one.name in found]
+        return None if any(self._whole(one, len(lonely) == 1) is not None for one in lonely) else found
 
     def identity(self) -> Any:
         """Return the function's qualified name; its code is compared by fingerprint."""
@@ -295,6 +310,10 @@ class PipelineObjective:
         self.pipeline, self.name = pipeline, "pipeline"
         self.compiled: Compiled | None = None
 
+    def takes(self) -> Mapping[str, Any]:
+        """Return the pipeline's inputs."""
+        return self.pipeline.inputs
+
     def identity(self) -> Any:
         """Return the pipeline's structure."""
         return self.pipeline._compile().structure
@@ -329,9 +348,18 @@ class RunObjective:
     is_leaf = False
 
     def __init__(self, what: Any) -> None:
-        self.what = what
+        with giving(NOTHING):  # what a run above was given is not for those inside a sweep
+            self.what: Any = what if isinstance(what, type) else what._configured()
         self.is_class = isinstance(what, type)
         self.name = what.__name__ if self.is_class else what.name
+
+    def takes(self) -> Mapping[str, Any] | None:
+        """Return the class's arguments, an instance's inputs, or what a sweep's own objective takes."""
+        if self.is_class:
+            return argument_types(self.what)
+        found: Mapping[str, Any] | None
+        found = self.what._callee().takes() if self.what.level == "sweep" else self.what._compiled().inputs
+        return found
 
     def identity(self) -> Any:
         """Return the class, and of an instance its identity."""
@@ -445,8 +473,12 @@ def value_type(distribution: Any) -> Any:
     return int if isinstance(distribution, Integer | LogInteger) else float
 
 
+def _annotation(parameter: Parameter) -> Any:
+    return Any if parameter.annotation is MISSING else parameter.annotation
+
+
 def _contract(parameter: Parameter) -> FieldContract:
-    return FieldContract(parameter.name, Any if parameter.annotation is MISSING else parameter.annotation)
+    return FieldContract(parameter.name, _annotation(parameter))
 
 
 def as_numbers(value: Any) -> tuple[Any, str | None]:
