@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Any, Literal, final
 
 from sweep.cli.budgets import read_budget
 from sweep.cli.face import Face, environment
-from sweep.errors import ConfigError, SweepError, UnknownName
+from sweep.errors import ConfigError, SweepError
 
 if TYPE_CHECKING:
     from sweep.cli.targets import Target
@@ -193,6 +193,7 @@ def _is_finished(row: RunRow) -> bool:
 
 def _root_of(face: Face, reference: str, redo: Sequence[str] = ()) -> tuple[RunRow, dict[str, Any]]:
     """Return the root of the run meant, and how it was entered."""
+    from sweep.pipeline.redo import find_stages
     from sweep.store.runs import find_run, read_run
 
     with face.open() as store:
@@ -200,11 +201,7 @@ def _root_of(face: Face, reference: str, redo: Sequence[str] = ()) -> tuple[RunR
         if row.parent_id:
             row = read_run(store, row.root_id)
             face.say(f"{reference} is part of {row.segment}, which goes on as a whole")
-        query = "SELECT j.key FROM journal j JOIN run r ON r.id=j.run_id WHERE r.root_id=? AND j.key NOT LIKE '~%'"
-        stages = {key.split("!")[0].split("/")[-1].split("#")[0] for (key,) in store.rows(query, (row.id,))} - {""}
-    for name in redo:
-        if name not in stages:
-            raise UnknownName("stage", name, stages, f"--redo; finished stages of {row.segment}")
+        find_stages(store, row, redo)
     return row, row.data("entry") or {}
 
 

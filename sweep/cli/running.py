@@ -15,6 +15,7 @@ __all__ = ["rerun", "resume", "run", "stop", "validate"]
 
 _config = click.option("--config", "files", metavar="FILE", multiple=True, help="Read values from a file.")
 _env = click.option("--env", metavar="PREFIX", help="Read values from variables: PREFIX_MODEL__LR is model.lr with PREFIX_.")
+_REDO = "Run this stage again although it has finished: a name, or a path such as tune/Tune/trial[3]/train."
 _LIMITS = "Trials (40), a time (15m), or limits by name (trials=40,seconds=600)."
 
 
@@ -58,7 +59,7 @@ def _words(files: tuple[str, ...], values: tuple[str, ...]) -> list[str]:
 @click.command()
 @click.argument("reference", metavar="RUN")
 @click.option("--dry-run", is_flag=True, help="Print the plan: what is restored, what runs again; change nothing.")
-@click.option("--redo", metavar="STAGE", multiple=True, help="Run this stage again although it has finished.")
+@click.option("--redo", metavar="STAGE", multiple=True, help=_REDO)
 @click.option("--allow-changed", is_flag=True, help="Go on although structure or contracts have changed.")
 @click.option("--workers", type=click.IntRange(min=1), help="Trials at once.")
 @click.option("--budget", metavar="LIMIT", help=f"Another budget; a larger one extends a finished sweep. {_LIMITS}")

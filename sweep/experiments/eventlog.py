@@ -112,7 +112,9 @@ class EventLog:
         data = ev.to_data(event)
         kind = data.pop("event")
         self.store.add(_EVENT, (self.run_id, f"~{self._seq:09d}", kind, _JSON.encode(data), wall))
-        if isinstance(event, ev.Exploited):
+        if isinstance(event, ev.Reopened):
+            self._reopened(event.number)
+        elif isinstance(event, ev.Exploited):
             self._insert(event.new, None, None, wall)
             self._move(trials[event.number])
         elif isinstance(event, ev.Finished):
@@ -125,6 +127,17 @@ class EventLog:
             self.store.add(_ENDED, (event.wall, self.run_id, event.number))
         if isinstance(event, ev.Started) and event.attempt == 1:
             self.store.add(_STARTED, (event.wall, self.run_id, event.number))
+
+    def _reopened(self, number: int) -> None:
+        """Write a plain end down as an event: the row is needed for another."""
+        query = f"SELECT ended_seq, status, score, cost, ended, error, result FROM run {_PLACE}"  # noqa: S608  # ours
+        row = self.store.row(query, (self.run_id, number))
+        if row is None or row[0] is None:
+            return
+        data = ev.to_data(_plain_end(number, *row[1:]))
+        kind = data.pop("event")
+        self.store.add(_EVENT, (self.run_id, f"~{row[0]:09d}", kind, _JSON.encode(data), row[4]))
+        self.store.add(f"UPDATE run SET ended_seq=NULL, ended=NULL, result=NULL {_PLACE}", (self.run_id, number))  # noqa: S608  # ours
 
     def agree(self, trials: list[Trial], wall: float) -> None:
         """Queue the rows of trials that are not any more what the last session left: it died before it could say so."""
@@ -178,9 +191,7 @@ class EventLog:
                 if started is not None and number not in later:
                     yield seq + (1 + number) * 1e-7, ev.Started(number, 1, started)
             if ended_seq is not None:
-                kind = "failed" if status == Status.FAILED.value else "completed"
-                value = None if kind == "failed" else (score if result is None else json.loads(result))
-                yield ended_seq, ev.Ended(number, 1, kind, value, error, cost or 0.0, ended or 0.0)  # type: ignore[arg-type]  # two of the literals
+                yield ended_seq, _plain_end(number, status, score, cost, ended, error, result)
 
     def _journal_events(self) -> Iterator[tuple[float, ev.Event]]:
         query = "SELECT key, kind, value FROM journal WHERE run_id=? AND key>='~' ORDER BY key"
@@ -205,3 +216,12 @@ class EventLog:
             last = (seq, ev.Reported(number, attempt, step, {name: number_value}, run, answer))
         if last is not None:
             yield last
+
+
+def _plain_end(
+    number: int, status: str, score: float | None, cost: float | None, ended: float | None, error: str | None, result: str | None
+) -> ev.Ended:
+    """Return the end of a trial that its row tells."""
+    kind: ev.Kind = "failed" if status == Status.FAILED.value else "completed"
+    value = None if kind == "failed" else score if result is None else json.loads(result)
+    return ev.Ended(number, 1, kind, value, error, cost or 0.0, ended or 0.0)

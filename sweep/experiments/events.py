@@ -40,6 +40,7 @@ __all__ = [
     "Opened",
     "Place",
     "Promoted",
+    "Reopened",
     "Reported",
     "Saved",
     "Settled",
@@ -292,6 +293,14 @@ class StopRequested:
 
 @final
 @dataclass(frozen=True, slots=True)
+class Reopened:
+    """A trial that had ended by itself goes on, because stages of it are to run again (``--redo``)."""
+
+    number: int
+
+
+@final
+@dataclass(frozen=True, slots=True)
 class Ticked:
     """So many more seconds have passed while a process worked on the sweep."""
 
@@ -321,6 +330,7 @@ Event: TypeAlias = (
     | Saved
     | Ended
     | Drained
+    | Reopened
     | StopRequested
     | Ticked
     | Finished

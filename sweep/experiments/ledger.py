@@ -300,6 +300,23 @@ class Ledger:
         self._cancel(entry, Reason.USER, out)
         return True
 
+    def _reopened(self, event: ev.Reopened, _out: list[ev.Effect], _: object) -> bool:
+        """Take back that a trial has ended; its reports and checkpoints stay."""
+        entry = self.entries.get(event.number)
+        if entry is None or entry.trial.status not in (Status.COMPLETED, Status.FAILED):
+            return False
+        entry.decision = entry.failure = None
+        entry.undone, standing = len(entry.runs), self.standing
+        standing.failed -= entry.trial.status is Status.FAILED
+        standing.succeeded -= entry.trial.status is not Status.FAILED
+        for run in entry.runs:
+            run.done, run.value, run.retries = False, None, 0
+            self.ready[run.key] = run
+        standing.move(entry.trial, Status.INTERRUPTED, None)
+        entry.trial.score = None
+        standing.judge(entry.trial)
+        return True
+
     def _ticked(self, event: ev.Ticked, out: list[ev.Effect], _: object) -> bool:
         self.elapsed += event.seconds
         self._wind_down(spent(self.budget, self.elapsed, self.standing), out)
@@ -443,5 +460,6 @@ _HANDLERS: dict[type[Any], _Handler] = {
     ev.StopRequested: Ledger._stop_requested,
     ev.Ticked: Ledger._ticked,
     ev.Drained: lambda *_: True,
+    ev.Reopened: Ledger._reopened,
     ev.Finished: Ledger._finished,
 }

@@ -7,7 +7,9 @@ from collections.abc import Iterator
 
 from sweep.experiments.machine import Machine
 from sweep.pipeline.durable import Opened
+from sweep.pipeline.planning import lines_inside
 from sweep.pipeline.request import Plan, PlanLine
+from sweep.pipeline.runtime import Handle
 from sweep.trial import Status, Trial
 
 __all__ = ["plan_of_sweep"]
@@ -22,7 +24,7 @@ def plan_of_sweep(machine: Machine, opened: Opened, *, is_leaf: bool) -> Plan:
         is_leaf: The objective is one function, so that a trial without a checkpoint begins anew.
     """
     handle = opened.handle
-    lines = [PlanLine("everything", "finished", _ended(machine))] if opened.finished else list(_lines(machine, is_leaf))
+    lines = [PlanLine("everything", "finished", _ended(machine))] if opened.finished else list(_lines(machine, is_leaf, handle))
     return Plan(handle.run_id, handle.path, tuple(lines))
 
 
@@ -31,7 +33,7 @@ def _ended(machine: Machine) -> str:
     return "nothing runs" if found is None else f"{found.text or found.reason}; nothing runs"
 
 
-def _lines(machine: Machine, is_leaf: bool) -> Iterator[PlanLine]:
+def _lines(machine: Machine, is_leaf: bool, handle: Handle) -> Iterator[PlanLine]:
     trials = machine.trials
     done = [trial for trial in trials if trial.status.ended]
     if done:
@@ -39,6 +41,7 @@ def _lines(machine: Machine, is_leaf: bool) -> Iterator[PlanLine]:
     for trial in trials:
         if trial.status in (Status.INTERRUPTED, Status.RUNNING):
             yield _going_on(machine, trial, is_leaf)
+            yield from lines_inside(handle, f"trial[{trial.number}]")
     pending = [trial for trial in trials if trial.status is Status.PENDING]
     if pending:
         yield PlanLine(_trials(pending), "runs", "waiting for a free slot")

@@ -502,7 +502,7 @@ class SweepExperiment(Experiment):
                 events.append(ev.BudgetSet.of(limits))
         if not past and self.init_from is not None:
             events.append(ev.Imported(earlier_trials(self.init_from, space, self.objectives(), handle.store)))
-        return events
+        return [*events, *(ev.Reopened(number) for number in handle.redo.trials(handle.path))]
 
     @staticmethod
     @collector_paused()

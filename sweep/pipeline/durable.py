@@ -19,6 +19,7 @@ import anyio
 from sweep.clock import current_clock
 from sweep.errors import ContractError, ResumeRefused, RunLocked, RunNotFound, StoreError, SweepError
 from sweep.pipeline.nodes import name_problem
+from sweep.pipeline.redo import Redo, find_stages
 from sweep.pipeline.request import Plan, PlanLine, Planned, Request, requested
 from sweep.pipeline.runtime import Activation, Handle, Root
 from sweep.store.journal import Journal
@@ -48,7 +49,7 @@ class RunSpec:
         params: Its inputs or fields as JSON data, for people to read.
         seed: Given by the user, or None (then drawn once and journaled).
         extends: A larger budget may extend a completed run (``resume="must"``).
-        redo: Names of stages whose saved output is not to be used.
+        redo: Stages that run again although they have finished.
         allow_changed: Go on although structure or contracts have changed.
     """
 
@@ -58,7 +59,7 @@ class RunSpec:
     params: Mapping[str, Any] = field(default_factory=dict)
     seed: int | None = None
     extends: bool = False
-    redo: frozenset[str] = frozenset()
+    redo: Redo = field(default_factory=Redo)
     allow_changed: bool = False
     fresh_after_failure: bool = False
 
@@ -223,7 +224,7 @@ def _requested(store: Store, spec: RunSpec, request: Request) -> Opened | None:
     meant = [one for one in roots(store) if one.name == spec.name and request.means(store.path, one.id)]
     if meant:
         row = meant[0]
-        spec.redo, spec.allow_changed = frozenset(request.redo), request.allow_changed
+        spec.redo, spec.allow_changed = find_stages(store, row, request.redo), request.allow_changed
         changed = _changed(spec, row)
         if changed:
             return _other_identity(store, spec, row, "must", changed)
@@ -310,14 +311,16 @@ def _columns(spec: RunSpec, seed: int) -> dict[str, Any]:
 def _take_over(store: Store, spec: RunSpec, row: RunRow) -> Opened:
     store.own(row.id, row.segment)
     row = read_run(store, row.id)
-    journal = Journal(store, row.id, row.id, fresh=False)
     finished = _is_finished(spec, row)
-    handle = Handle(store, row.id, row.id, row.segment, journal, True, spec.redo, row.seed or 0)
     if not finished:
         store.add(_AGAIN, (Status.RUNNING.value, row.id))
         if spec.allow_changed:
             store.add("UPDATE run SET identity=? WHERE id=?", (json.dumps(spec.identity), row.id))
+        spec.redo.forget(store, row.id)
         store.commit()
+    journal = Journal(store, row.id, row.id, fresh=False)
+    handle = Handle(store, row.id, row.id, row.segment, journal, True, spec.redo, row.seed or 0)
+    if not finished:
         done = sum(1 for key in journal if "!" not in key)
         if done and requested() is None and spec.level != "sweep":
             say(f"resuming {row.segment!r}: {done} finished step{'s' if done != 1 else ''} restored, the rest runs now")
@@ -380,7 +383,7 @@ def _child(parent: Handle, stage: str, spec: RunSpec, number: int) -> Opened:
     path = f"{parent.path}/{row.place}"
     journal = Journal(store, row.id, parent.root_id, fresh=before is None)
     handle = Handle(store, row.id, parent.root_id, path, journal, before is not None, parent.redo, row.seed or 0)
-    finished = before is not None and row.status is Status.COMPLETED
+    finished = before is not None and row.status is Status.COMPLETED and path not in parent.redo.above
     if before is not None and not finished:
         store.add(_AGAIN, (Status.RUNNING.value, row.id))
     return Opened(handle, before, finished)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import final
 
 from sweep.fingerprint import Fingerprinter
@@ -13,11 +13,12 @@ from sweep.pipeline.request import Plan, PlanLine, Planned
 from sweep.pipeline.runner import reached
 from sweep.pipeline.runtime import Handle
 from sweep.pipeline.steps import BranchStep, Compiled, Items, LoopStep, StageStep, Step
+from sweep.store.journal import Entry
 from sweep.store.runs import RunRow, children
 from sweep.tracker.stream import say
 from sweep.trial import Status
 
-__all__ = ["announce", "plan_of"]
+__all__ = ["announce", "lines_inside", "plan_of"]
 
 
 def announce(opened: Opened, plan: Plan) -> None:
@@ -50,6 +51,21 @@ class _Walk:
 
     handle: Handle
     fingerprints: Fingerprinter
+    anew: dict[str, str] = field(default_factory=dict)
+    """Fields that stages give anew because of ``--redo``, and whose they are."""
+
+    def path(self, key: str) -> str:
+        return f"{self.handle.path}/{key}"
+
+    def kept(self, step: StageStep, key: str) -> Entry | None:
+        return None if self.handle.redo.stops(self.path(key)) else kept(step, key, self.handle)
+
+    def outdated(self, step: StageStep) -> str:
+        """Return a note for a restored stage whose output was made of what is made anew now."""
+        takes = [one.key for one in step.bindings if one.source in ("field", "maybe") and one.key in self.anew]
+        if not takes:
+            return ""
+        return f"made of the {takes[0]!r} before; --redo {step.name} makes it of what {self.anew[takes[0]]} gives now"
 
     def steps(self, steps: Sequence[Step], prefix: str, suffix: str) -> Iterator[PlanLine]:
         for step in steps:
@@ -64,7 +80,7 @@ class _Walk:
 
     def branch(self, step: BranchStep, key: str) -> Iterator[PlanLine]:
         """Yield the lines of the side that was taken."""
-        entry = None if step.name in self.handle.redo else self.handle.journal.get(f"{key}!branch")
+        entry = None if self.path(key) in self.handle.redo.paths else self.handle.journal.get(f"{key}!branch")
         if entry is None:
             yield PlanLine(key, "runs", "its predicate says which side")
         else:
@@ -72,10 +88,9 @@ class _Walk:
 
     def items(self, items: Items, key: str) -> Iterator[PlanLine]:
         """Yield a line for the items that are restored, and what there is of those that are not."""
-        redo = items.step.name in self.handle.redo
         below = {one for one in self.handle.journal if one.startswith(f"{key}[")}
-        done = {one for one in below if one.endswith("]") and kept(items.step, one, self.handle) is not None}
-        if done and not redo:
+        done = {one for one in below if one.endswith("]") and self.kept(items.step, one) is not None}
+        if done:
             yield PlanLine(f"{key}[]", "restored", f"{len(done)} item{'s' if len(done) != 1 else ''}")
         if items.step.unit.nested is not None:
             begun = {one[: one.index("]", len(key)) + 1] for one in below} - done
@@ -83,12 +98,14 @@ class _Walk:
                 yield from self.steps(items.step.unit.nested.steps, f"{one}/", "")
 
     def stage(self, step: StageStep, key: str) -> Iterator[PlanLine]:
-        entry = kept(step, key, self.handle)
+        entry = self.kept(step, key)
         if entry is not None:
             changed = self.changed(step, entry.code)
             note = f"its code has changed; the saved output is used, --redo {step.name} does it again" if changed else ""
-            yield PlanLine(key, "restored", note, changed)
+            yield PlanLine(key, "restored", note or self.outdated(step), changed)
             return
+        if self.handle.redo.stops(self.path(key)):
+            self.anew.update({} if step.contract is None else dict.fromkeys(step.contract.fields, step.name))
         found = self.handle.journal.get(key)
         if found is not None and found.kind == "skipped":
             yield PlanLine(key, "skipped")
@@ -101,12 +118,16 @@ class _Walk:
         for row in children(self.handle.store, self.handle.run_id):
             if row.stage == key:
                 yield _child_line(self.handle, row)
+                yield from lines_inside(self.handle, row.place)
 
     def again(self, step: StageStep, key: str, kind: str | None) -> PlanLine:
         """Return the line of a stage that is not restored."""
         tried = self.handle.journal.get(f"{key}!{ATTEMPTS}")
-        if step.name in self.handle.redo:
+        inside = self.handle.redo.below(self.path(key))
+        if self.path(key) in self.handle.redo.paths:
             return PlanLine(key, "runs again", "--redo")
+        if inside:
+            return PlanLine(key, "runs again", f"it leads to {inside[0].removeprefix(self.path(key))[1:]}")
         if not step.checkpointed:
             return PlanLine(key, "runs again", "its output is not kept: checkpoint=False")
         if kind == UNSTORED:
@@ -150,11 +171,17 @@ def _inner(suffix: str, index: int) -> str:
     return f"{suffix}.{index}" if suffix else f"#{index}"
 
 
+def lines_inside(parent: Handle, place: str) -> Iterator[PlanLine]:
+    """Yield a line for each stage that ``--redo`` means inside a child run or a trial."""
+    for path in parent.redo.below(f"{parent.path}/{place}"):
+        yield PlanLine(path.removeprefix(f"{parent.path}/"), "runs again", "--redo")
+
+
 def _child_line(parent: Handle, row: RunRow) -> PlanLine:
     """Return the line of a child run below a stage that runs again."""
-    if row.status is Status.COMPLETED:
+    if row.status is Status.COMPLETED and f"{parent.path}/{row.place}" not in parent.redo.above:
         return PlanLine(row.place, "restored", _rolled_up(parent, row))
-    return PlanLine(row.place, "goes on", _rolled_up(parent, row))
+    return PlanLine(row.place, "goes on", _rolled_up(parent, row) or "its finished stages are restored")
 
 
 def _rolled_up(parent: Handle, row: RunRow) -> str:

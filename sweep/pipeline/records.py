@@ -72,9 +72,6 @@ def kept(step: StageStep, key: str, handle: Handle) -> Entry | None:
     """Return the journal's entry that a resume restores for a stage, or None if the stage is to run."""
     if not step.checkpointed:
         return None
-    if step.name in handle.redo:
-        handle.journal.forget(key)
-        return None
     entry = handle.journal.get(key)
     return entry if entry is not None and entry.kind in (STAGE, DONE) else None
 

@@ -27,7 +27,7 @@ class Request:
     Attributes:
         run: Its id.
         store: Absolute path of its store, or "" for whichever the program opens.
-        redo: Names of stages whose saved output is not to be used.
+        redo: Stages that are to run again although they have finished, as :func:`~sweep.pipeline.redo.find_stages` reads them.
         allow_changed: Go on although structure or contracts have changed.
         dry_run: Only make the plan, and raise it as :class:`Planned`.
         name: The run's name.

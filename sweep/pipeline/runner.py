@@ -291,7 +291,7 @@ def _reached(step: Step, prefix: str, suffix: str, handle: Handle) -> bool:
 async def _branch(step: BranchStep, state: State, frame: Frame, key: str) -> State:
     """Take the side that the predicate says, or that an earlier session took; committed before its stages begin."""
     handle = frame.handle
-    entry = None if handle is None or step.name in handle.redo else handle.journal.get(f"{key}!branch")
+    entry = None if handle is None else handle.journal.get(f"{key}!branch")
     if entry is not None:
         takes = entry.value == "then"
     else:

@@ -23,6 +23,7 @@ from anyio.lowlevel import current_token
 from sweep.context import Session
 from sweep.fingerprint import Fingerprinter
 from sweep.pipeline.isolation import Isolation
+from sweep.pipeline.redo import Redo
 from sweep.store.journal import Journal
 from sweep.store.writer import Store
 from sweep.threads import WorkerThreads
@@ -119,7 +120,7 @@ class Handle:
         path: Path from the root.
         journal: Outcomes of this run.
         resumed: It was begun by an earlier session.
-        redo: Names of stages whose saved output is not to be used.
+        redo: Stages of its tree that this session runs again although they had finished.
         seed: The run's seed, drawn once and journaled.
     """
 
@@ -129,7 +130,7 @@ class Handle:
     path: str
     journal: Journal
     resumed: bool = False
-    redo: frozenset[str] = frozenset()
+    redo: Redo = field(default_factory=Redo)
     seed: int = 0
     group: anyio.Lock = field(default_factory=anyio.Lock)
 
