@@ -84,6 +84,11 @@ class Layer:
         }
 
     @classmethod
+    def of(cls, kind: str, name: str, values: Mapping[str, Any]) -> Layer:
+        """Return the layer of a source that sets these (nested) values."""
+        return cls(kind, name, "", {path: (value, None) for path, value in leaves(values)})
+
+    @classmethod
     def from_data(cls, data: Mapping[str, Any]) -> Layer:
         """Read a layer that :meth:`as_data` wrote."""
         places = data.get("places", {})

@@ -12,7 +12,7 @@ from typing import Any, ClassVar, Literal, Self
 from sweep.config.layers import Layer
 from sweep.deferred import launch
 from sweep.errors import ContractError, SweepError, UnknownName, did_you_mean, near_miss
-from sweep.experiments.given import NOTHING, Given, current_given, giving, typed
+from sweep.experiments.given import NOTHING, Given, current_given, giving, parts, typed
 from sweep.experiments.identity import identity_of
 from sweep.experiments.purse import Purse, carrying, current_purse, kept_budget
 from sweep.experiments.result import RunResult
@@ -185,16 +185,13 @@ class Experiment:
     def _code_layers(self, given: Given) -> list[Layer]:
         """Return what the code says of the fields that are given: the class, then the arguments of the constructor."""
         cls, said, fields = type(self), self._said(given), field_annotations(type(self))
-        defaults = {path: getattr(cls, path[0]) for path in said if path[0] in fields and hasattr(cls, path[0])}
-        own = {path: value for path, value in said.items() if repr(value) != repr(defaults.get(path, NOTHING))}
-        return [
-            Layer("schema", cls.__qualname__, "", {path: (value, None) for path, value in defaults.items()}),
-            Layer("default", f"{cls.__qualname__}(…)", "", {path: (value, None) for path, value in own.items()}),
-        ]
+        defaults = {key: parts(getattr(cls, key)) for key in said if key in fields and hasattr(cls, key)}
+        own = {key: value for key, value in said.items() if repr(value) != repr(defaults.get(key, NOTHING))}
+        return [Layer.of("schema", cls.__qualname__, defaults), Layer.of("default", f"{cls.__qualname__}(…)", own)]
 
-    def _said(self, given: Given) -> dict[tuple[Any, ...], Any]:
-        """Return what the code says, by path, of what is given."""
-        return {(key,): self.fields[key] for key in given.heads() if key in self.fields}
+    def _said(self, given: Given) -> dict[str, Any]:
+        """Return what the code says, by key, of what is given."""
+        return {key: parts(self.fields[key]) for key in given.heads() if key in self.fields}
 
     def check(self, strict: bool = False) -> Experiment:
         """Build it: everything is checked, nothing runs.

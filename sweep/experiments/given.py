@@ -25,7 +25,7 @@ from sweep.pipeline.contracts import FieldContract
 from sweep.pipeline.runtime import Handle
 from sweep.pipeline.units import Configuration
 
-__all__ = ["NOTHING", "Given", "current_given", "giving", "plain", "typed"]
+__all__ = ["NOTHING", "Given", "current_given", "giving", "parts", "plain", "typed"]
 
 _LAYERS = "!config"
 
@@ -57,7 +57,7 @@ class Given:
             values, layers = plain(config.resolve()), _layers_of(config)
         elif isinstance(config, Mapping) or hasattr(type(config), "model_fields"):
             values = plain(config)
-            layers = [Layer("default", "config=", "", {path: (value, None) for path, value in leaves(values)})]
+            layers = [Layer.of("default", "config=", values)]
         else:
             raise ContractError(f"config={config!r}", ["expected a Scope, a MultiScope, a mapping or a pydantic model"])
         return cls(tuple(Assignment(path, value, None, _place(layers, path)) for path, value in leaves(values)), tuple(layers))
@@ -176,6 +176,17 @@ def plain(value: Any) -> Any:
     return {key: plain(inner) for key, inner in value.items()} if isinstance(value, Mapping) else value
 
 
+def parts(value: Any) -> Any:
+    """Return a field's value as plain mappings, dataclasses too."""
+    names = () if isinstance(value, type) else getattr(type(value), "__dataclass_fields__", ())
+    return {name: parts(getattr(value, name)) for name in names} if names else plain(value)
+
+
+def _group_of(value: Any) -> dict[str, Any]:
+    found = parts(value)
+    return dict(found) if isinstance(found, Mapping) else {}
+
+
 # ---------------------------------------------------------------- values
 
 
@@ -227,7 +238,7 @@ def _whole(items: Sequence[Assignment], annotation: Any, current: Any, read: Any
         return read(items[-1])
     model = inner_model(annotation)
     record = Record.of(annotation)
-    whole = dict(plain(current)) if isinstance(current, Mapping) or hasattr(type(current), "model_fields") else _parts(current)
+    whole = _group_of(current)
     for item in items:
         if len(item.path) == 1:
             whole = dict(read(item)) if isinstance(item.value, Mapping) else {}
@@ -240,14 +251,7 @@ def _whole(items: Sequence[Assignment], annotation: Any, current: Any, read: Any
             raise UnknownName("key", dotted(item.path[:2]), known, item.source)
         node = whole
         for part in item.path[1:-1]:
-            inner = node.get(part)
-            node[part] = dict(inner) if isinstance(inner, Mapping) else _parts(inner)
+            node[part] = _group_of(node.get(part))
             node = node[part]
         node[item.path[-1]] = value
     return whole
-
-
-def _parts(value: Any) -> dict[str, Any]:
-    """Return the fields of a dataclass instance; nothing of anything else."""
-    names = getattr(type(value), "__dataclass_fields__", ())
-    return {name: getattr(value, name) for name in names}

@@ -78,7 +78,7 @@ def given_space(
     found: dict[str, Any] = {}
     for head, items in given.items():
         if head not in heads and taken is not None and head not in taken:
-            raise UnknownName("key", dotted(items[0].path), [*taken, *space, *settings], repr(items[0].source))
+            raise UnknownName("key", dotted(items[0].path), {*taken, *space, *settings}, repr(items[0].source))
         for item in items:
             found[dotted(item.path)] = _distribution(item, (taken or {}).get(head, Any))
     return found

@@ -42,7 +42,7 @@ from sweep.pipeline.request import Reran, requested
 from sweep.pipeline.runtime import Activation, Root, current_activation, open_root
 from sweep.pipeline.units import Unit
 from sweep.schedulers.base import Scheduler
-from sweep.space import Constant, SearchSpace
+from sweep.space import Constant, SearchSpace, nest
 from sweep.store.bulk import collector_paused
 from sweep.store.writer import Durability
 from sweep.tracker.stream import say
@@ -168,11 +168,11 @@ class SweepExperiment(Experiment):
             self.optimizer = self._copied(self.optimizer)
             self.optimizer.search_space = None
 
-    def _said(self, given: Given) -> dict[tuple[Any, ...], Any]:
+    def _said(self, given: Given) -> dict[str, Any]:
         space = self._space_or_nothing()
-        settings = {(key,): getattr(self, key) for key in given.heads() if key in (*SETTINGS, "optimizer", "scheduler")}
-        held = {item.path: space[dotted(item.path)] for item in given.items if dotted(item.path) in space}
-        return {**super()._said(given), **settings, **held}
+        settings = {key: getattr(self, key) for key in given.heads() if key in (*SETTINGS, "optimizer", "scheduler")}
+        searched = nest({dotted(item.path): space[dotted(item.path)] for item in given.items if dotted(item.path) in space})
+        return {**super()._said(given), **settings, **searched}
 
     def space(self) -> SearchSpace:
         """Return the search space.
