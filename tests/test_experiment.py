@@ -11,14 +11,16 @@ from pathlib import Path
 from typing import Any
 
 import anyio
+import anyio.lowlevel
 import pytest
 from dying import Deaths, Killed
 from pydantic import BaseModel
 
-from sweep import Choice, Context, Experiment, Integer, Pipeline, RunResult, SweepExperiment, Trial, Uniform
+from sweep import Choice, Context, Experiment, Integer, Pipeline, RunResult, SweepExperiment, Trial, Uniform, open_store
 from sweep.errors import ContractError, ContractViolation, NotAwaited, ResumeRefused, SweepError
 from sweep.optimizers import RandomOptimizer
 from sweep.schedulers import ASHAScheduler
+from sweep.store.runs import descendants, path_of, roots
 
 logger = logging.getLogger(__name__)
 
@@ -241,6 +243,58 @@ def test_killed_anywhere_finished_children_do_not_run_again(deaths: Deaths, tmp_
         assert not done & set(LOG[first:]), at
         assert {status for (status,) in rows(store, "SELECT status FROM run")} == {"completed"}
         assert rows(store, "SELECT count(*) FROM run") == [(4,)]
+
+
+def test_killed_anywhere_unnamed_pipelines_in_a_stage_lose_nothing(deaths: Deaths, tmp_path: Path) -> None:
+    LOG.clear()
+
+    def note(name: str) -> Any:
+        return lambda n: LOG.append(f"{name} {n}") or n + 1
+
+    def tune() -> float:
+        space = {"x": Uniform(0, 1)}
+        sweep = SweepExperiment(lambda x: LOG.append("trial") or x, space, optimizer=RandomOptimizer(), seed=1, name="deep")
+        return float(sweep.run(2).best_score)
+
+    inner = Pipeline(n=int).stage("one", note("one")).through(n=int).stage("two", note("two")).through(n=int)
+
+    async def work() -> int:
+        first = await inner.run(n=0)
+        second = await inner.stage("tune", tune).through(best=float).run(n=10)
+        return int(first.n + second.n)
+
+    def live(store: Path) -> Any:
+        return Pipeline().stage("work", work).through(total=int).run(name="r", store=store)
+
+    assert live(tmp_path / "whole.db").total == 14
+    with open_store(tmp_path / "whole.db") as store:
+        paths = {path_of(store, row) for _, row in descendants(store, roots(store)[0]) if row.level != "trial"}
+    assert paths == {"r", "r/work/Pipeline", "r/work/Pipeline#2", "r/work/Pipeline#2/tune/deep"}
+    every = ["one 0", "two 1", "one 10", "two 11", "trial", "trial"]
+    assert LOG == every
+    deaths.run(lambda: live(tmp_path / "counted.db"))
+    for at in range(1, deaths.count - 1):  # the last two end the run
+        LOG.clear()
+        store = tmp_path / f"{at}.db"
+        assert isinstance(deaths.run(lambda store=store: live(store), at=at, after=True), Killed)
+        assert live(store).total == 14
+        again = [name for name in every if LOG.count(name) > every.count(name)]
+        assert len(set(again)) <= 1, (at, LOG)  # only what was cut short
+        assert not again or len(LOG) <= len(every) + 1, (at, LOG)
+
+
+def test_unnamed_pipelines_at_once_are_to_be_named() -> None:
+    async def both() -> None:
+        async with anyio.create_task_group() as tasks:
+            for _ in range(2):
+                tasks.start_soon(go)
+
+    async def go() -> None:
+        await Pipeline().stage("wait", anyio.lowlevel.checkpoint).run()
+
+    with pytest.raises(ExceptionGroup) as caught:
+        Pipeline().stage("both", both).run(name="r")
+    assert caught.group_contains(SweepError, match="two runs named 'Pipeline' at once.*name your runs")
 
 
 def test_another_child_in_the_place_is_refused(deaths: Deaths) -> None:

@@ -424,7 +424,8 @@ class Pipeline:
 
         Args:
             inputs: Inputs by name (for names that clash with the arguments below).
-            name: Makes the run durable: it is journaled, and goes on where it stopped.
+            name: Makes the run durable: it is journaled, and goes on where it stopped. Inside of a run that is
+                kept it is kept anyhow, as ``Pipeline``, ``Pipeline#2`` … of the stage that runs it.
             store: SQLite file; None = ``$SWEEP_STORE`` or ``./sweep.db``.
             resume: Go on with the latest unfinished run of that name, never, or insist.
             durability: ``"process"`` survives kill -9, ``"power"`` a power cut.

@@ -27,6 +27,8 @@ from sweep.store.writer import Durability
 __all__ = ["as_input", "complete", "finished_state", "keep_state", "run_pipeline"]
 
 END = "!end"
+UNNAMED = "Pipeline"
+"""Name of a child run that was given none: in a run that is kept, nothing that has finished is lost."""
 
 
 async def run_pipeline(
@@ -55,9 +57,9 @@ async def run_pipeline(
 
 async def _below(parent: Activation, compiled: Compiled, state: State, name: str | None) -> State:
     outer = parent.frame
-    if name is None or outer.handle is None:
+    if outer.handle is None:
         return await execute(compiled, state, outer.below(None, parent.path, owner=outer.owner))
-    async with open_child(parent, _spec(name, compiled, dict(state._fields))) as opened:
+    async with open_child(parent, _spec(name or UNNAMED, compiled, dict(state._fields))) as opened:
         frame = outer.below(opened.handle, opened.handle.path, owner=outer.owner)
         return await _durable(opened, compiled, state, frame)
 
