@@ -14,7 +14,7 @@ from sweep.space import Integer, SearchSpace
 from sweep.trial import Result, Source, Status, Trial
 
 if TYPE_CHECKING:
-    from sweep.optimizers.belief import Belief
+    from sweep.optimizers.belief import Belief, Memory
 
 __all__ = ["BayesianOptimizer"]
 
@@ -72,6 +72,7 @@ class BayesianOptimizer(OwnModelOptimizer):
 
     def _begin(self) -> None:
         super()._begin()
+        self._memory: Memory = self._remember()
         self._theta: list[float] | None = None
         self._fitted_to = 0  # results
         self._last = 0.0  # the highest step that was asked about
@@ -79,7 +80,14 @@ class BayesianOptimizer(OwnModelOptimizer):
         self._start: list[list[float]] = []
 
     def __getstate__(self) -> dict[str, Any]:
-        return {**self.__dict__, "_belief": None}  # made again from the history
+        if self._space is None:
+            return self.__dict__
+        return {**self.__dict__, "_belief": None, "_memory": self._remember()}  # made again from the history
+
+    def _remember(self) -> Memory:
+        from sweep.optimizers.belief import Memory
+
+        return Memory(self.space, self._encoding, self._objectives[0])
 
     def observe(self, trial: Trial, result: Result) -> None:
         """Learn a result; a later one for the same trial replaces it. A trial outside the space is passed over.
@@ -105,16 +113,17 @@ class BayesianOptimizer(OwnModelOptimizer):
 
         Scores are as reported, not oriented. Before there is a model: (NaN, NaN).
         """
-        space = self.space
+        self.space  # noqa: B018  # sets up a free-standing optimizer, or says what is missing
         if resource > self._last:
             self._last, self._belief = float(resource), None
         belief = self._believe()
-        known = [trial for trial in trials if space.contains(trial.params)]
+        units = [self._memory.unit(trial) for trial in trials]
+        known = [unit for unit in units if unit is not None]
         if belief is None or not known:
             return [(math.nan, math.nan)] * len(trials)
-        found = dict(zip(map(id, known), belief.losses([trial.params for trial in known], resource), strict=True))
+        found = iter(belief.losses(known, resource))
+        answers = [(math.nan, math.nan) if unit is None else next(found) for unit in units]
         sign = -1.0 if self._objectives[0].mode == "max" else 1.0
-        answers = [found.get(id(trial), (math.nan, math.nan)) for trial in trials]
         return [(sign * mean, sd) for mean, sd in answers]
 
     def _proposals(self, first: int, n: int) -> Iterator[Proposal]:
@@ -161,9 +170,7 @@ class BayesianOptimizer(OwnModelOptimizer):
         if self._belief is None and sum(record.state is State.SEEN for record in self._history.records) >= _FEWEST:
             from sweep.optimizers.belief import Belief
 
-            self._belief = Belief(
-                self._encoding, self._history.records, self._objectives[0], self._last, self._theta, self._seed
-            )
+            self._belief = Belief(self._memory, self._history.records, self._last, self._theta, self._seed)
         return self._belief
 
     def _refit(self) -> dict[str, Any]:

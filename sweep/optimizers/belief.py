@@ -6,7 +6,7 @@ Imports numpy and scipy; imported only where the model is used.
 from __future__ import annotations
 
 from bisect import bisect_right
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Sequence
 from itertools import accumulate
 from typing import Any, final
 
@@ -15,9 +15,10 @@ import numpy as np
 from sweep.optimizers.curves import CurveModel, Scale, log_expected_improvement
 from sweep.optimizers.encoding import Array, Encoding
 from sweep.optimizers.history import Record, State
-from sweep.trial import Objective
+from sweep.space import SearchSpace
+from sweep.trial import Objective, Trial
 
-__all__ = ["Belief"]
+__all__ = ["Belief", "Memory"]
 
 _ROWS = 200  # results that the model takes in; cost grows with the third power
 _LEVELS = 3  # of a trial, counted from its last
@@ -31,13 +32,53 @@ _TOP, _TOP_NEAR, _TOP_SCALES = 8, 12, (0.1, 0.05, 0.02, 0.01)
 
 
 @final
+class Memory:
+    """What stays the same about trials, worked out once for each.
+
+    Args:
+        space: What is searched.
+        encoding: Of that space.
+        objective: What is optimised.
+    """
+
+    def __init__(self, space: SearchSpace, encoding: Encoding, objective: Objective) -> None:
+        self._space, self.encoding, self._objective = space, encoding, objective
+        self._units: dict[int, tuple[Trial, list[float] | None]] = {}  # by id; the trial beside it keeps the id taken
+        self._curves: dict[Record, tuple[int, list[int], list[float]]] = {}
+
+    def unit(self, trial: Trial) -> list[float] | None:
+        """Return the trial's point of the unit cube, or None if it lies outside the space."""
+        known = self._units.get(id(trial))
+        if known is None:
+            unit = self._space.to_unit(trial.params) if self._space.contains(trial.params) else None
+            known = self._units[id(trial)] = (trial, unit)
+        return known[1]
+
+    def snapped(self, records: Sequence[Record]) -> Array:
+        """Return the points (n, d) of trials inside the space."""
+        rows = np.array([self.unit(record.trial) for record in records], dtype=float)
+        return self.encoding.snap(rows.reshape(len(records), self.encoding.dimensions))
+
+    def curve(self, record: Record) -> tuple[list[int], list[float]]:
+        """Return the steps that a trial reported and its best loss up to each; empty if its score is no report of it."""
+        known = self._curves.get(record)
+        if known is None or known[0] != record.step:
+            curve = record.curve(self._objective) if record.step > 0 else []
+            # a score that is not the last report (a test score at the end) is another quantity: no curve leads to it
+            if curve and curve[-1][1] != record.losses[0]:
+                curve = []
+            bests = list(accumulate((_bounded(loss) for _, loss in curve), min))
+            known = self._curves[record] = (record.step, [step for step, _ in curve], bests)
+        return known[1], known[2]
+
+
+@final
 class Belief:
     """The curve model conditioned on the results of a history.
 
     Args:
-        encoding: Of the search space.
+        memory: What is known of single trials.
         records: The history; at least one trial with a score.
-        objective: What is optimised.
         last: The highest step, if it is known to be above those seen.
         theta: The model's hyperparameters; None: those of its prior.
         seed: The sweep's.
@@ -48,30 +89,41 @@ class Belief:
 
     def __init__(
         self,
-        encoding: Encoding,
+        memory: Memory,
         records: Sequence[Record],
-        objective: Objective,
         last: float,
         theta: Sequence[float] | None,
         seed: int,
     ) -> None:
-        self._encoding = encoding
+        self._memory, self._encoding = memory, memory.encoding
         seen = [record for record in records if record.state is State.SEEN]
         failed = [record for record in records if record.state is State.FAILED]
         self._last = float(max([last, 1.0, *(record.step for record in seen)]))
         levels = _levels(seen)
         self.n_results = sum(len(_last_levels(record.step, levels)) for record in seen)
         chosen = _chosen(seen, failed, seed)
-        curves = [_points(record, levels, objective, self._last) for record in chosen if record.state is State.SEEN]
+        curves = [self._points(record, levels) for record in chosen if record.state is State.SEEN]
         curves = _within(curves, _ROWS - len(chosen))
         self._read(chosen, curves)
         self._records = records
-        self._model = CurveModel(encoding.width, self._last, None if theta is None else np.array(theta))
+        self._model = CurveModel(self._encoding.width, self._last, None if theta is None else np.array(theta))
         self._model.condition(self._x, self._steps, self._z)
+
+    def _points(self, record: Record, levels: Sequence[int]) -> list[tuple[float, float]]:
+        """Return (step, best loss so far) of a trial at its last levels, ascending; never empty."""
+        steps, bests = self._memory.curve(record)
+        if not steps:
+            return [(float(record.step or self._last), _bounded(record.losses[0]))]
+        found = []
+        for level in _last_levels(record.step, levels):
+            place = bisect_right(steps, level) - 1
+            if place >= 0 and steps[place] > _APART * level:
+                found.append((float(level), bests[place]))
+        return found
 
     def _read(self, chosen: Sequence[Record], curves: Sequence[list[tuple[float, float]]]) -> None:
         """Make the model's rows from the trials chosen; those that failed come last and have no curve."""
-        trials = self._encoding.snap(self._encoding.units([record.params for record in chosen]))
+        trials = self._memory.snapped(chosen)
         owners = [place for place, curve in enumerate(curves) for _ in curve]
         losses = np.array([loss for curve in curves for _, loss in curve])
         bests = np.array([min(loss for _, loss in curve) for curve in curves])
@@ -91,9 +143,10 @@ class Belief:
         self._model.fit(self._x, self._steps, self._z)
         return [float(value) for value in self._model.theta]
 
-    def losses(self, params: Sequence[Mapping[str, Any]], step: float) -> list[tuple[float, float]]:
-        """Return mean and standard deviation of each configuration's loss at ``step``."""
-        x = self._encoding.features(self._encoding.snap(self._encoding.units(params)))
+    def losses(self, units: Sequence[Sequence[float]], step: float) -> list[tuple[float, float]]:
+        """Return mean and standard deviation of the loss at ``step`` for each of some points of the unit cube."""
+        rows = np.array(units, dtype=float).reshape(len(units), self._encoding.dimensions)
+        x = self._encoding.features(self._encoding.snap(rows))
         mean, sd = self._model.predict(x, min(max(step, 1.0), self._last))
         middle, eps = self._scale.undo(mean), 1e-3
         slope = (self._scale.undo(mean + eps) - middle) / eps
@@ -119,7 +172,7 @@ class Belief:
     def _suppose(self, waiting: Sequence[Record]) -> None:
         """Condition the model on pending trials too, as if they had come out as expected."""
         if waiting:
-            x = self._encoding.features(self._encoding.snap(self._encoding.units([each.params for each in waiting])))
+            x = self._encoding.features(self._memory.snapped(waiting))
             mean, _ = self._model.predict(x, self._last)
             steps = np.concatenate([self._steps, np.full(len(x), self._last)])
             self._model.condition(np.concatenate([self._x, x]), steps, np.concatenate([self._z, mean]))
@@ -186,21 +239,8 @@ def _chosen(seen: Sequence[Record], failed: Sequence[Record], seed: int) -> list
     return [(*seen, *failed)[place] for place in keep]
 
 
-def _points(record: Record, levels: Sequence[int], objective: Objective, last: float) -> list[tuple[float, float]]:
-    """Return (step, best loss so far) of a trial at its last levels, ascending; never empty."""
-    final = min(max(record.losses[0], -_HUGE), _HUGE)
-    curve = record.curve(objective) if record.step > 0 else []
-    # a score that is not the last report (a test score at the end) is another quantity: no curve leads to it
-    if not curve or curve[-1][1] != record.losses[0]:
-        return [(float(record.step or last), final)]
-    steps = [step for step, _ in curve]
-    bests = list(accumulate((min(max(loss, -_HUGE), _HUGE) for _, loss in curve), min))
-    found = []
-    for level in _last_levels(record.step, levels):
-        place = bisect_right(steps, level) - 1
-        if place >= 0 and steps[place] > _APART * level:
-            found.append((float(level), bests[place]))
-    return found
+def _bounded(loss: float) -> float:
+    return min(max(loss, -_HUGE), _HUGE)
 
 
 def _within(curves: list[list[tuple[float, float]]], spare: int) -> list[list[tuple[float, float]]]:

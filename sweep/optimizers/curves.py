@@ -159,8 +159,13 @@ class CurveModel:
 
     def condition(self, x: Array, steps: Array, z: Array) -> None:
         """Take in the data to predict from: features (n, D), steps (n,), standardised losses (n,)."""
-        self._x, self._steps = x, steps
-        k = self._covariance(x, steps, x, steps)
+        # a configuration has several rows, one for each of its steps
+        self._x, self._which = np.unique(x, axis=0, return_inverse=True)
+        self._steps = steps
+        k = self._similarity(self._x)[np.ix_(self._which, self._which)]
+        levels, places = np.unique(steps, return_inverse=True)
+        time, pick = self._time(levels, levels), np.ix_(places, places)
+        k = k * time.t[pick] + time.shared[pick]
         k[np.diag_indices_from(k)] += math.exp(self.theta[2 * self._width + 4]) + _JITTER
         self._factor = cholesky(k, lower=True, check_finite=False)
         self._alpha = cho_solve((self._factor, True), z, check_finite=False)
@@ -168,28 +173,40 @@ class CurveModel:
     def predict(self, x: Array, step: float) -> tuple[Array, Array]:
         """Return mean and standard deviation (n,) of the noiseless standardised loss of features (n, D) at a step."""
         at = np.array([step])
-        cross = self._covariance(x, np.full(len(x), step), self._x, self._steps)
-        half = solve_triangular(self._factor, cross.T, lower=True, check_finite=False)
-        time = _Time(self._last, self.theta[2 * self._width : 2 * self._width + 4], at, at)
-        variance = float(time.t[0, 0] + time.shared[0, 0]) - np.einsum("ij,ij->j", half, half)
-        return cross @ self._alpha, np.sqrt(np.maximum(variance, 1e-12))
+        time = self._time(self._steps, at)
+        cross = self._similarity(x).T.take(self._which, axis=0)  # (rows of data, n)
+        cross *= time.t
+        cross += time.shared
+        half = solve_triangular(self._factor, cross, lower=True, check_finite=False)
+        own = self._time(at, at)
+        variance = float(own.t[0, 0] + own.shared[0, 0]) - np.einsum("ij,ij->j", half, half)
+        return self._alpha @ cross, np.sqrt(np.maximum(variance, 1e-12))
 
-    def _covariance(self, x: Array, steps: Array, other: Array, other_steps: Array) -> Array:
-        """Return the covariance (n, m) of noiseless losses."""
-        d, theta = self._width, self.theta
-        scaled, theirs = x * np.exp(-theta[:d]), other * np.exp(-theta[:d])
+    def _time(self, levels: Array, others: Array) -> _Time:
+        return _Time(self._last, self.theta[2 * self._width : 2 * self._width + 4], levels, others)
+
+    def _similarity(self, x: Array) -> Array:
+        """Return kx between features (n, D) and the configurations of the data."""
+        d, other = self._width, self._x
+        lengths, rates = np.exp(-self.theta[:d]), _ROOT3 * np.exp(-self.theta[d : 2 * d])
+        scaled, theirs = x * lengths, other * lengths
         squares = (scaled**2).sum(1)[:, None] + (theirs**2).sum(1)[None, :] - 2.0 * scaled @ theirs.T
-        t = np.sqrt(np.maximum(squares, 0.0))
-        w = _sigmoid(theta[2 * d + 5])
-        kx = (1.0 - w) * (1.0 + _ROOT3 * t) * np.exp(-_ROOT3 * t)
+        w = _sigmoid(self.theta[2 * d + 5])
+        kx = _matern(_ROOT3 * np.sqrt(np.maximum(squares, 0.0)))
+        kx *= 1.0 - w
         for j in range(d):
-            t = np.abs(x[:, j, None] - other[None, :, j]) * (_ROOT3 * math.exp(-theta[d + j]))
-            kx += (w / d) * (1.0 + t) * np.exp(-t)
-        levels, places = np.unique(np.concatenate([steps, other_steps]), return_inverse=True)
-        time = _Time(self._last, theta[2 * d : 2 * d + 4], levels, levels)
-        pick = np.ix_(places[: len(steps)], places[len(steps) :])
-        covariance: Array = kx * time.t[pick] + time.shared[pick]
-        return covariance
+            part = _matern(np.abs(x[:, j, None] * rates[j] - other[None, :, j] * rates[j]))
+            part *= w / d
+            kx += part
+        return kx
+
+
+def _matern(t: Array) -> Array:
+    """Return ``(1 + t) exp(-t)``; ``t`` is used up."""
+    decay = np.exp(-t)
+    t += 1.0
+    t *= decay
+    return t
 
 
 @final
