@@ -30,12 +30,14 @@ from sweep.experiments.conductor import Conductor, Step
 from sweep.experiments.eventlog import EventLog
 from sweep.experiments.objective import FunctionObjective, Objective, Returned, as_numbers
 from sweep.experiments.purse import Purse, carrying, current_purse
+from sweep.experiments.restarts import PAUSED_WITHOUT_CHECKPOINT
 from sweep.experiments.trialsession import TrialSession
 from sweep.optimizers.base import Optimizer
 from sweep.pipeline.runtime import ACTIVATION, Activation, Frame, Handle, Root
 from sweep.store.journal import Journal
 from sweep.store.runs import segment
 from sweep.threads import post
+from sweep.tracker.stream import say
 from sweep.trial import Resources, Status, Trial
 from sweep.turns import holding
 
@@ -71,6 +73,7 @@ class Driver:
         repeats: Runs of each trial.
         workers: Attempts at once; of the outermost sweep of a tree, also how many all sweeps inside have together.
         purse: What it may spend.
+        tells_pauses: Whether to say when a trial pauses that has saved no checkpoint.
         owner: The experiment in whose stage it runs, or None.
     """
 
@@ -89,6 +92,7 @@ class Driver:
     workers: int = 1
     purse: Purse = field(default_factory=lambda: Purse(""))
     owner: Any = None
+    tells_pauses: bool = True
     mutex: Any = field(default_factory=threading.RLock)
     _effects: deque[Any] = field(default_factory=deque)
     _calls: deque[Any] = field(default_factory=deque)
@@ -345,6 +349,7 @@ class Driver:
                 kind = "stopped"
             except TrialPaused:
                 kind = "paused"
+                self._notice_pause(trial.number, start.run)
             except PlacementError as refusal:  # asked for by the user or the scheduler: no trial could run
                 self._fail(refusal)
             except Exception as failure:  # noqa: BLE001  # a trial's failure is a result, kept with its traceback
@@ -370,6 +375,14 @@ class Driver:
             start.run,
         )
         self._guarded(self.conductor.ended, ended)
+
+    def _notice_pause(self, number: int, run: int) -> None:
+        """Say once that a function which saves no checkpoint begins anew after a pause."""
+        if not self.tells_pauses or not isinstance(self.objective, FunctionObjective):
+            return
+        if self.conductor.machine.checkpoint(number, run) is None:
+            self.tells_pauses = False
+            say(PAUSED_WITHOUT_CHECKPOINT)
 
     def _cost(self, start: ev.Start, purse: Purse, seconds: float) -> float:
         """Return what an attempt has cost: what the sweeps inside it did, else the seconds worked on it."""

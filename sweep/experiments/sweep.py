@@ -32,6 +32,7 @@ from sweep.experiments.overrides import SETTINGS, given_settings, given_space, g
 from sweep.experiments.planning import plan_of_sweep
 from sweep.experiments.purse import current_purse
 from sweep.experiments.rerun import rerun_trial
+from sweep.experiments.restarts import restart_notice
 from sweep.experiments.sharing import sharing
 from sweep.experiments.sweepresult import SweepResult
 from sweep.optimizers.base import Optimizer
@@ -237,8 +238,11 @@ class SweepExperiment(Experiment):
             PlacementError: A trial asks for more than there is.
         """
         held = self._configured()
-        held._built()
+        callee, _ = held._built()
         held._executor()
+        notice = restart_notice(callee, held.scheduler)
+        if notice is not None:
+            say(notice)
         return self
 
     def __sweep_identity__(self) -> Any:
@@ -385,6 +389,9 @@ class SweepExperiment(Experiment):
         durability: Durability,
         smoke: bool,
     ) -> SweepResult:
+        problems = [] if smoke else _strategy_problems(self, budget.trials if isinstance(budget, Budget) else budget)
+        if problems:
+            raise ContractError(self.name, problems)
         callee, space = self._built()
         executor, _ = self._executor()
         name = f"{self.name}-smoke" if smoke else self.name
@@ -464,13 +471,15 @@ class SweepExperiment(Experiment):
             announce(opened, plan_of_sweep(machine, opened, is_leaf=callee.is_leaf))
         elif machine.trials:
             say(_resume_line(handle.path, machine))
-        for line in lines:
+        notice = restart_notice(callee, scheduler)
+        for line in lines if notice is None else [*lines, notice]:
             if line not in root.said:
                 root.said.add(line)
                 say(line)
         conductor = Conductor(machine, scheduler, current_clock().wall)
         driver = Driver(root, handle, conductor, optimizer, callee, executor, self.resources or Resources(), log)
         driver.hooks, driver.repeats = () if parent is None else parent.frame.hooks, 1 if smoke else self.repeats
+        driver.tells_pauses = notice is None
         driver.turn, driver.workers, driver.owner = lock, workers, self if parent is None else parent.frame.owner
         driver.checkpoints = Checkpoints(handle.store, handle.root_id, machine)
         root.stream.emit("run.resumed" if past else "run.started", handle.run_id, handle.path, sweep=driver)
@@ -588,8 +597,8 @@ def _count_problems(sweep: SweepExperiment) -> list[str]:
     return problems
 
 
-def _strategy_problems(sweep: SweepExperiment) -> list[str]:
-    """Return what is wrong with the strategies by themselves."""
+def _strategy_problems(sweep: SweepExperiment, trials: int | None = None) -> list[str]:
+    """Return what is wrong with the strategies by themselves, and with a budget of so many trials."""
     problems: list[str] = []
     optimizer, scheduler = sweep.optimizer, sweep.scheduler
     if isinstance(optimizer, type) or (
@@ -600,6 +609,7 @@ def _strategy_problems(sweep: SweepExperiment) -> list[str]:
         )
     if isinstance(scheduler, type) or (scheduler is not None and not hasattr(scheduler, "should_stop")):
         problems.append(f"scheduler={scheduler!r}: expected an object with should_stop(trial), such as ASHAScheduler()")
-    if not problems and getattr(optimizer, "finite", False) and type(scheduler).__name__ == "PBTScheduler":
-        problems.append("PBT with a grid: PBT needs an optimizer that can go on for ever, such as RandomOptimizer()")
+    if not problems and isinstance(scheduler, Scheduler):
+        objection = scheduler.objection(finite=bool(getattr(optimizer, "finite", False)), trials=trials)
+        problems += [] if objection is None else [objection]
     return problems

@@ -10,7 +10,7 @@ from typing import Any, ClassVar, Literal, TypeAlias, final
 
 from sweep.errors import StrategyError
 from sweep.schedulers.arguments import one_of, real, whole
-from sweep.schedulers.base import Measure, Scheduler
+from sweep.schedulers.base import JudgingScheduler
 from sweep.schedulers.predicted import Predict, PredictedRank
 from sweep.schedulers.rungs import Rung, exact, hyperband_sizes, levels
 from sweep.space import Choice, Integer, Ordinal, SearchSpace
@@ -45,7 +45,7 @@ class _Run:
         self.phase = _Phase.RUNNING
 
 
-class _AsynchronousHalving(Scheduler):
+class _AsynchronousHalving(JudgingScheduler):
     """Brackets of rungs whose trials go up (or on) as soon as their rank allows it."""
 
     def __init__(self, owner: str, max_epochs: int, reduction_factor: float, grace_period: int, rule: Rule) -> None:
@@ -62,27 +62,18 @@ class _AsynchronousHalving(Scheduler):
         self._factor = exact(factor)
         self._keep = self._factor  # a rung of n lets floor(n / _keep) up
         self._levels = levels(grace_period, max_epochs, self._factor)
-        self._measure = Measure()
+        self._ladders = 1
+
+    def _begin(self) -> None:
+        """Make the brackets; the b-th starts at the b-th level and has its share of Hyperband's trials."""
         self._runs: dict[int, _Run] = {}
         self._version = 0  # grows with whatever may change a prediction
-        self._open_brackets(1)
-
-    def _open_brackets(self, count: int) -> None:
-        """Make ``count`` brackets; the b-th starts at the b-th level and has its share of Hyperband's trials."""
-        sizes = hyperband_sizes(len(self._levels), self._factor)[:count]
-        self._shares, self._taken = sizes, [0] * count
+        count = self._ladders
+        self._shares, self._taken = hyperband_sizes(len(self._levels), self._factor)[:count], [0] * count
         self._brackets = [[Rung(level) for level in self._levels[b:]] for b in range(count)]
         # Promotions are looked for from the highest level down, the lower bracket first; the top rung is the end.
         rungs = [(rung, b) for b, bracket in enumerate(self._brackets) for rung in bracket[:-1]]
         self._search = [rung for rung, b in sorted(rungs, key=lambda pair: (-pair[0].level, pair[1]))]
-
-    def setup(self, space: SearchSpace, objectives: Sequence[Objective], seed: int) -> None:
-        """Learn which metric counts."""
-        self._measure = Measure(objectives)
-
-    def should_stop(self, trial: Trial) -> bool:
-        """Return whether the trial is to end at its last report."""
-        return self.on_report(trial, trial.step, trial.metrics) is Decision.STOP
 
     def on_add(self, trial: Trial) -> None:
         """Give the trial its bracket: the one that is furthest behind its share."""
@@ -279,7 +270,11 @@ class ASHAScheduler(_AsynchronousHalving):
                 f"{owner}(brackets={brackets}): expected at most one for each rung; there are {len(self._levels)}: "
                 f"{', '.join(map(str, self._levels))}"
             )
-        self._open_brackets(brackets)
+        self._ladders = brackets
+        self._begin()
+
+    def _begin(self) -> None:
+        super()._begin()
         self._exhausted = False
         self._rank: PredictedRank | None = None
         self._ranked_at, self._back, self._ends = -1, 0, 0
@@ -287,7 +282,7 @@ class ASHAScheduler(_AsynchronousHalving):
     def setup(
         self, space: SearchSpace, objectives: Sequence[Objective], seed: int, predict: Predict | None = None
     ) -> None:
-        """Learn which metric counts, and the optimizer's model if there is one."""
+        """Learn which metric counts, and the optimizer's model if there is one; forgets all trials known before."""
         super().setup(space, objectives, seed)
         if self.rank_by == "predicted" and predict is not None:
             self._rank = PredictedRank(predict, self._measure.objective, self.max_epochs)
@@ -348,7 +343,8 @@ class AsyncHyperbandScheduler(_AsynchronousHalving):
 
     def __init__(self, max_epochs: int = 81, reduction_factor: float = 3, grace_period: int = 1) -> None:
         super().__init__("AsyncHyperbandScheduler", max_epochs, reduction_factor, grace_period, "promotion")
-        self._open_brackets(len(self._levels))
+        self._ladders = len(self._levels)
+        self._begin()
 
 
 def _level(rung: Rung) -> int:

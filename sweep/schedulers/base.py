@@ -11,7 +11,7 @@ from sweep.errors import StrategyError
 from sweep.space import SearchSpace
 from sweep.trial import Decision, Objective, Resources, Trial
 
-__all__ = ["Decision", "Measure", "Scheduler"]
+__all__ = ["Decision", "JudgingScheduler", "Measure", "Scheduler"]
 
 
 @final
@@ -89,7 +89,7 @@ class Scheduler(ABC):
         return None
 
     def setup(self, space: SearchSpace, objectives: Sequence[Objective], seed: int) -> None:  # noqa: B027  # optional on purpose
-        """Called once before anything else."""
+        """Called before anything else; a scheduler that is used for another run begins afresh here."""
 
     @property
     def n_trials(self) -> int | None:
@@ -150,3 +150,22 @@ class Scheduler(ABC):
 
     def on_save(self, trial: Trial, step: int) -> None:  # noqa: B027  # optional on purpose
         """A checkpoint of the trial is kept: from now on others may ``start_from`` it (at ``step``)."""
+
+
+class JudgingScheduler(Scheduler):
+    """Base of ours that judge trials by what they report: ``on_report`` decides, ``setup`` begins afresh."""
+
+    _measure = Measure()
+
+    def setup(self, space: SearchSpace, objectives: Sequence[Objective], seed: int) -> None:
+        """Learn which metric counts; forgets all trials known before."""
+        self._measure = Measure(objectives)
+        self._begin()
+
+    def should_stop(self, trial: Trial) -> bool:
+        """Return whether the trial is to end at its last report."""
+        return self.on_report(trial, trial.step, trial.metrics) is Decision.STOP
+
+    @abstractmethod
+    def _begin(self) -> None:
+        """Start without any trial; called at construction too."""

@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any, ClassVar, final
 
 from sweep.schedulers.arguments import whole
 from sweep.schedulers.base import Scheduler
-from sweep.space import LogInteger
-from sweep.trial import Status, Trial
+from sweep.space import LogInteger, SearchSpace
+from sweep.trial import Objective, Status, Trial
 
 __all__ = ["BatchScheduler", "SynchronousBatchScheduler"]
 
@@ -53,9 +53,16 @@ class SynchronousBatchScheduler(Scheduler):
 
     def __init__(self, batch_size: int = 10) -> None:
         self.batch_size = whole("SynchronousBatchScheduler", "batch_size", batch_size)
+        self._begin()
+
+    def _begin(self) -> None:
         self._added = 0
         self._open: set[int] = set()
         self._closed = False
+
+    def setup(self, space: SearchSpace, objectives: Sequence[Objective], seed: int) -> None:
+        """Forget all trials known before."""
+        self._begin()
 
     def should_stop(self, trial: Trial) -> bool:
         """Return False."""

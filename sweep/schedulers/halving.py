@@ -11,10 +11,10 @@ from typing import Any, ClassVar, TypeAlias, final
 
 from sweep.errors import StrategyError
 from sweep.schedulers.arguments import real, whole
-from sweep.schedulers.base import Measure, Scheduler
+from sweep.schedulers.base import JudgingScheduler
 from sweep.schedulers.rungs import Rung, exact, hyperband_table, levels
-from sweep.space import Integer, Ordinal, SearchSpace
-from sweep.trial import Decision, Objective, Status, Trial
+from sweep.space import Integer, Ordinal
+from sweep.trial import Decision, Status, Trial
 
 __all__ = ["HyperbandScheduler", "RoundsScheduler", "SuccessiveHalvingScheduler"]
 
@@ -57,7 +57,7 @@ class _Run:
         self.phase = _Phase.RUNNING
 
 
-class _SynchronousHalving(Scheduler):
+class _SynchronousHalving(JudgingScheduler):
     """Brackets of rungs where all trials of a rung must have come before the best of them go on.
 
     A bracket takes the new trials until it is full, then the next in the table, then the first again. Brackets
@@ -74,7 +74,9 @@ class _SynchronousHalving(Scheduler):
         self.table = tuple(table)
         self.max_resource = table[0][-1][1]
         self._factor = factor
-        self._measure = Measure()
+        self._begin()
+
+    def _begin(self) -> None:
         self._runs: dict[int, _Run] = {}
         self._brackets: list[_Bracket] = []
         self._ready: list[tuple[int, int, int, int]] = []  # heap: -level, bracket, rank, number
@@ -93,14 +95,6 @@ class _SynchronousHalving(Scheduler):
             f"budget={trials}: {type(self).__name__} begins with a bracket of {first} trials from step {level}, and one "
             f"pass takes {self.n_trials}; give it a budget of at least {first}, or a higher grace_period"
         )
-
-    def setup(self, space: SearchSpace, objectives: Sequence[Objective], seed: int) -> None:
-        """Learn which metric counts."""
-        self._measure = Measure(objectives)
-
-    def should_stop(self, trial: Trial) -> bool:
-        """Return whether the trial is to end at its last report."""
-        return self.on_report(trial, trial.step, trial.metrics) is Decision.STOP
 
     def on_add(self, trial: Trial) -> None:
         """Give the trial its place in the bracket that is being filled."""

@@ -8,9 +8,9 @@ from collections.abc import Mapping, Sequence
 from typing import Any, ClassVar, final
 
 from sweep.schedulers.arguments import whole
-from sweep.schedulers.base import Measure, Scheduler
-from sweep.space import Integer, SearchSpace
-from sweep.trial import Decision, Objective, Trial
+from sweep.schedulers.base import JudgingScheduler
+from sweep.space import Integer
+from sweep.trial import Decision, Trial
 
 __all__ = ["MedianStoppingScheduler"]
 
@@ -27,7 +27,7 @@ class _Run:
 
 
 @final
-class MedianStoppingScheduler(Scheduler):
+class MedianStoppingScheduler(JudgingScheduler):
     """Stops a trial whose best loss is worse than the median of the others' running averages at the same step.
 
     The rule of Google Vizier (Golovin et al., KDD 2017, section 3.2.1). As in Ray Tune, the others are all trials that
@@ -53,17 +53,11 @@ class MedianStoppingScheduler(Scheduler):
     def __init__(self, grace_period: int = 1, min_samples: int = 3) -> None:
         self.grace_period = whole("MedianStoppingScheduler", "grace_period", grace_period)
         self.min_samples = whole("MedianStoppingScheduler", "min_samples", min_samples)
-        self._measure = Measure()
+        self._begin()
+
+    def _begin(self) -> None:
         self._runs: dict[int, _Run] = {}
         self._averages: dict[int, list[float]] = {}  # by step, sorted: the running average of each trial there
-
-    def setup(self, space: SearchSpace, objectives: Sequence[Objective], seed: int) -> None:
-        """Learn which metric counts."""
-        self._measure = Measure(objectives)
-
-    def should_stop(self, trial: Trial) -> bool:
-        """Return whether the trial is to end at its last report."""
-        return self.on_report(trial, trial.step, trial.metrics) is Decision.STOP
 
     def next_decision(self, trial: Trial) -> int | None:
         """Return None: every report counts for the averages."""

@@ -12,7 +12,7 @@ from typing import Any, ClassVar, Literal, TypeVar, final
 
 from sweep.errors import StrategyError
 from sweep.schedulers.arguments import one_of, real, whole
-from sweep.schedulers.base import Measure, Scheduler
+from sweep.schedulers.base import JudgingScheduler
 from sweep.schedulers.rungs import exact
 from sweep.space import Choice, LogInteger, SearchSpace, Uniform
 from sweep.trial import Decision, Objective, Result, Source, Status, Trial
@@ -44,7 +44,7 @@ class _Member:
 
 
 @final
-class PBTScheduler(Scheduler):
+class PBTScheduler(JudgingScheduler):
     """Population based training (Jaderberg et al., arXiv 1711.09846) with truncation selection.
 
     As a **scheduler**: ``population_size`` trials are trained for ``num_generations`` intervals. Each pauses at the
@@ -122,9 +122,11 @@ class PBTScheduler(Scheduler):
             real(owner, "resample_probability", resample_probability, 0, 1, "a probability from 0 to 1")
         self.resample_probability = resample_probability
         self.max_resource = self._last = num_generations * interval
-        self._measure = Measure()
         self._rules = _Rules(exact(self.quantile), explore_method, self.perturb_factors, resample_probability)
-        self._breeding = _Breeding(self._rules, population_size, num_generations)
+        self._begin()
+
+    def _begin(self) -> None:
+        self._breeding = _Breeding(self._rules, self.population_size, self.num_generations)
         self._members: list[_Member] = []
         self._of: dict[int, _Member] = {}  # by number of the trial, past ones too
         self._saved: set[int] = set()  # trials that have a checkpoint of their own
@@ -133,8 +135,8 @@ class PBTScheduler(Scheduler):
         self._moves: deque[tuple[_Member, _Member | None]] = deque()  # (member, donor or None)
 
     def setup(self, space: SearchSpace, objectives: Sequence[Objective], seed: int) -> None:
-        """Learn the space to explore, which metric counts, and the seed."""
-        self._measure = Measure(objectives)
+        """Learn the space to explore, which metric counts, and the seed; forgets all trials known before."""
+        super().setup(space, objectives, seed)
         self._rules.space, self._rules.seed = space, seed
 
     # ---- the scheduler
@@ -149,10 +151,6 @@ class PBTScheduler(Scheduler):
         if not finite:
             return None
         return "PBT with a grid: PBT needs an optimizer that can go on for ever, such as RandomOptimizer()"
-
-    def should_stop(self, trial: Trial) -> bool:
-        """Return whether the trial has come to its last generation."""
-        return self.on_report(trial, trial.step, trial.metrics) is Decision.STOP
 
     def room(self, free: int) -> int:
         """Return how many members are missing, as far as there are slots."""

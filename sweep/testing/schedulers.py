@@ -265,6 +265,12 @@ class SchedulerContract(ABC):
         """The scheduler is a function of its seed and of the calls."""
         assert self.rehearse(seed=3).calls == self.rehearse(seed=3).calls
 
+    def test_another_run_begins_afresh(self) -> None:
+        """One scheduler for two runs: the second is as the first was."""
+        scheduler = self.make()
+        first, second = (Rehearsal(scheduler, self.trials, length=self.length).run().calls for _ in range(2))
+        assert first == second, "setup did not begin afresh"
+
     def test_global_randomness_is_left_alone(self) -> None:
         """The generator of random is neither read nor advanced."""
         before = random.getstate()
