@@ -15,7 +15,7 @@ if TYPE_CHECKING:
     from pydantic import BaseModel
     from pydantic.fields import FieldInfo
 
-__all__ = ["Schema", "frozen_model", "inner_model"]
+__all__ = ["Schema", "frozen_model"]
 
 Where = Callable[[Path], str]
 
@@ -56,7 +56,7 @@ class Schema:
                 known = [dotted((*path[:depth], other)) for other in model.model_fields]
                 raise UnknownName("key", dotted(path[: depth + 1]), known, where)
             found = model.model_fields[name]
-            model = inner_model(found.annotation)
+            model = _inner_model(found.annotation)
         return found
 
     def coerce(self, item: Assignment) -> Any:
@@ -87,7 +87,7 @@ class Schema:
             if _crosses(value, result):
                 complaint = complaint or f"{type(value).__name__} is no {type(result).__name__}"
                 continue
-            return value if inner_model(found.annotation) is not None else result
+            return value if _inner_model(found.annotation) is not None else result
         shown = item.text or repr(item.value)
         raise ConfigError(f"{dotted(item.path)!r}{_at(item.source)}: {complaint}, got {shown}{range_hint(shown)}")
 
@@ -153,19 +153,19 @@ def _descriptions(model: type[BaseModel], path: Path) -> list[tuple[str, str]]:
     for name, info in model.model_fields.items():
         if info.description:
             found.append((dotted((*path, name)), info.description))
-        inner = inner_model(info.annotation)
+        inner = _inner_model(info.annotation)
         if inner is not None and inner is not model:
             found += _descriptions(inner, (*path, name))
     return found
 
 
-def inner_model(annotation: Any) -> type[BaseModel] | None:
+def _inner_model(annotation: Any) -> type[BaseModel] | None:
     """Return the one model an annotation means: ``M``, ``M | None``, ``Annotated[M, …]``."""
     origin = get_origin(annotation)
     if origin is Annotated:
-        return inner_model(get_args(annotation)[0])
+        return _inner_model(get_args(annotation)[0])
     if origin in (Union, types.UnionType):
-        models = [inner_model(part) for part in get_args(annotation) if part is not type(None)]
+        models = [_inner_model(part) for part in get_args(annotation) if part is not type(None)]
         return models[0] if len(models) == 1 else None
     if isinstance(annotation, type) and hasattr(annotation, "model_fields"):
         return cast("type[BaseModel]", annotation)
@@ -233,7 +233,7 @@ def _by_alias(model: type[BaseModel], values: Mapping[str, Any]) -> dict[str, An
         if info is None:
             found[name] = value
             continue
-        inner = inner_model(info.annotation)
+        inner = _inner_model(info.annotation)
         alias = info.validation_alias if isinstance(info.validation_alias, str) else info.alias
         shown = name if alias is None or model.model_config.get("populate_by_name") else alias
         found[shown] = _by_alias(inner, value) if inner is not None and isinstance(value, Mapping) else value

@@ -12,13 +12,12 @@ from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from contextvars import ContextVar
 from dataclasses import dataclass, replace
-from typing import Any, NoReturn, final
+from typing import Any, NoReturn, final, get_args
 
 from sweep.config.adict import dotted, leaves
 from sweep.config.commandline import Assignment, range_hint
 from sweep.config.explicit import Explicit
 from sweep.config.layers import Layer
-from sweep.config.schema import Schema, inner_model
 from sweep.errors import ConfigError, ContractError, ContractViolation, UnknownName
 from sweep.pipeline.annotations import Record
 from sweep.pipeline.contracts import FieldContract
@@ -233,25 +232,27 @@ def _text(item: Assignment) -> Any:
 
 
 def _whole(items: Sequence[Assignment], annotation: Any, current: Any, read: Any) -> Any:
-    """Put together what is given for one field."""
-    if all(len(item.path) == 1 for item in items):
-        return read(items[-1])
-    model = inner_model(annotation)
-    record = Record.of(annotation)
-    whole = _group_of(current)
-    for item in items:
-        if len(item.path) == 1:
-            whole = dict(read(item)) if isinstance(item.value, Mapping) else {}
-            continue
-        value = read(item)
-        if model is not None:
-            value = Schema(model).coerce(replace(item, path=item.path[1:]))
-        elif record is not None and not record.open and item.path[1] not in record.fields:
-            known = [dotted((item.path[0], name)) for name in record.fields]
-            raise UnknownName("key", dotted(item.path[:2]), known, item.source)
-        node = whole
-        for part in item.path[1:-1]:
-            node[part] = _group_of(node.get(part))
-            node = node[part]
-        node[item.path[-1]] = value
-    return whole
+    """Put together what is given for one field: the last whole value, and above it the parts."""
+    last = max((index for index, item in enumerate(items) if len(item.path) == 1), default=-1)
+    below = items[last + 1 :]
+    if not below:
+        return read(items[last])
+    record = _record(annotation)
+    whole = _group_of(current if last < 0 else read(items[last]))
+    known = record.fields if record is not None else {}
+    by_part: dict[str, list[Assignment]] = {}
+    for item in below:
+        by_part.setdefault(item.path[1], []).append(replace(item, path=item.path[1:]))
+    for part, inner in by_part.items():
+        if record is not None and part not in known and not record.open:
+            names = [dotted((items[0].path[0], name)) for name in known]
+            raise UnknownName("key", dotted((items[0].path[0], part)), names, repr(inner[0].source))
+        whole[part] = typed(part, inner, known.get(part, Any), whole.get(part))
+    return {record.aliases.get(name, name): value for name, value in whole.items()} if record is not None else whole
+
+
+def _record(annotation: Any) -> Record | None:
+    """Return the one class with named fields that an annotation means, also where it may be None."""
+    found = [Record.of(one) for one in (annotation, *get_args(annotation))]
+    records = [one for one in found if one is not None]
+    return records[0] if len(records) == 1 else None

@@ -10,7 +10,7 @@ from typing import Any
 
 from sweep.config.adict import dotted
 from sweep.config.commandline import Assignment, search_range
-from sweep.errors import ConfigError, ContractError, UnknownName
+from sweep.errors import ConfigError, SweepError, UnknownName
 from sweep.experiments.base import argument_types
 from sweep.experiments.building import build, unknown_argument
 from sweep.experiments.given import Given, typed
@@ -50,7 +50,7 @@ def given_strategy(head: str, items: Sequence[Assignment], present: Any) -> Any:
             raise ConfigError(f"{item.source!r}: {problem}")
     try:
         return build(_owner, given)[head]
-    except (ContractError, TypeError, ValueError) as error:
+    except (SweepError, TypeError, ValueError) as error:
         raise ConfigError(f"{items[-1].source!r}: {error}") from error
 
 

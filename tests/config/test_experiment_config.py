@@ -215,7 +215,7 @@ def test_parts_of_a_field_are_put_into_what_the_code_says(tmp_path: Path) -> Non
     config = {"optimizer": {"name": "sgd"}, "data": {"n": 9}, "extra": {"more": 2}}
     result = Parts(config=config, store=tmp_path / "s.db").run()
     assert result.state.text == "0.1 sgd here 9 [('keep', 1), ('more', 2)]"
-    with pytest.raises(UnknownName, match="did you mean 'lr'"):
+    with pytest.raises(UnknownName, match=r"did you mean 'optimizer\.lr'"):
         Parts(config={"optimizer": {"lrr": 1}}).check()
     with pytest.raises(UnknownName, match=r"did you mean 'data\.path'"):
         Parts(config={"data": {"pth": 1}}).check()
