@@ -133,7 +133,8 @@ class Story:
         self.scheduler = dice.choice(sorted(SCHEDULERS))
         endless = sorted(set(OPTIMIZERS) - {"grid"}) if self.scheduler == "pbt" else sorted(OPTIMIZERS)
         self.optimizer = dice.choice(endless)
-        self.budget = dice.randint(1, 8)
+        least = 4 if self.scheduler in ("hyperband", "halving") else 1  # the first bracket
+        self.budget = max(least, dice.randint(1, 8))
         self.repeats = dice.choice([1, 1, 1, 2]) if self.scheduler != "pbt" else 1
         self.retries = dice.randint(0, 2)
         self.steps = dice.randint(1, 4)
