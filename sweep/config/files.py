@@ -10,7 +10,9 @@ import datetime
 import json
 import os
 import re
+import threading
 from collections.abc import Callable, Mapping
+from contextlib import suppress
 from enum import Enum
 from functools import cache
 from os import PathLike
@@ -71,21 +73,31 @@ def read_text(path: str | PathLike[str]) -> str:
 def write(path: str | PathLike[str], data: Mapping[Any, Any]) -> None:
     """Write ``data`` in the format that the suffix of ``path`` names; makes missing directories.
 
+    The file is replaced in one step, by a whole one: whatever happens meanwhile, the old one stays as it is.
+
     Raises:
-        ConfigError: Unknown suffix, or a key or value that the format cannot hold; nothing is written.
+        ConfigError: Unknown suffix, a key or value that the format cannot hold, or a file that cannot be written.
     """
     suffix = _suffix(path)
     text = _dumps(data, suffix)
-    file = Path(path)
-    file.parent.mkdir(parents=True, exist_ok=True)
-    half = file.with_name(f".{file.name}.{os.getpid()}.part")
+    file = Path(os.path.realpath(path))  # of a link, what it points to
+    half = file.with_name(f".{file.name}.{os.getpid()}.{threading.get_ident()}.part")
     try:
-        half.write_bytes(text.encode("utf-8"))
+        file.parent.mkdir(parents=True, exist_ok=True)
+        with half.open("wb") as out:
+            out.write(text.encode("utf-8"))
+            out.flush()
+            os.fsync(out.fileno())
+        if file.exists():
+            half.chmod(file.stat().st_mode)
         half.replace(file)
     except UnicodeEncodeError as error:
         raise ConfigError(f"{path}: text that is no valid Unicode cannot be written: {error}") from error
+    except OSError as error:
+        raise ConfigError(f"config file {str(path)!r} cannot be written ({error}); what was there is as it was") from error
     finally:
-        half.unlink(missing_ok=True)
+        with suppress(OSError):
+            half.unlink()
 
 
 def _suffix(path: str | PathLike[str]) -> str:

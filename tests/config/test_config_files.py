@@ -5,6 +5,9 @@ from __future__ import annotations
 import datetime
 import enum
 import math
+import signal
+import subprocess
+import sys
 from pathlib import Path
 from typing import Any
 
@@ -16,6 +19,8 @@ from sweep.config import ADict
 from sweep.config.files import read, write
 from sweep.config.xyz import dumps, loads
 from sweep.errors import ConfigError, ConfigFileMissing
+
+ROOT = Path(__file__).parents[2]
 
 TRAPS = [
     "true",
@@ -210,3 +215,51 @@ def test_xyz_reads_what_ato_writes_and_keeps_what_ato_loses() -> None:
     assert xyz.loads(xyz.dumps(hard)) != hard  # Ato reads "12" as a number, -5 as text, splits at the colon
     assert loads(dumps(hard)) == hard
     assert math.isnan(loads(dumps({"x": math.nan}))["x"])
+
+
+CUT = """
+import resource, signal, sys
+from sweep.config import ADict
+from sweep.errors import ConfigError
+resource.setrlimit(resource.RLIMIT_FSIZE, (8192, 8192))  # a file may not grow beyond: as on a full disk
+if sys.argv[2] == "killed":
+    signal.signal(signal.SIGXFSZ, signal.SIG_DFL)
+try:
+    ADict(layers=list(range(20000))).dump(sys.argv[1])
+except ConfigError as error:
+    print(error)
+"""
+
+
+@pytest.mark.parametrize("suffix", ["json", "yaml", "toml", "xyz"])
+@pytest.mark.parametrize("how", ["failed", "killed"])
+def test_a_write_that_is_cut_short_leaves_the_old_file_whole(tmp_path: Path, suffix: str, how: str) -> None:
+    file = tmp_path / f"kept.{suffix}"
+    ADict(lr=0.1, model={"depth": 50}).dump(file)
+    before = file.read_bytes()
+    command = [sys.executable, "-c", CUT, str(file), how]
+    done = subprocess.run(command, capture_output=True, text=True, check=False, env={"PYTHONPATH": str(ROOT)})  # our own script
+    assert done.returncode == (-signal.SIGXFSZ if how == "killed" else 0), done.stderr
+    assert how == "killed" or f"config file '{file}' cannot be written" in done.stdout
+    assert file.read_bytes() == before
+    left = [path.name for path in tmp_path.iterdir() if path != file]
+    assert [name.endswith(".part") for name in left] == ([True] if how == "killed" else []), "only a kill leaves its half"
+    ADict(lr=0.2).dump(file)
+    assert ADict.from_file(file) == {"lr": 0.2}
+
+
+def test_a_link_stays_a_link_and_permissions_stay(tmp_path: Path) -> None:
+    real, link = tmp_path / "real.json", tmp_path / "link.json"
+    ADict(lr=0.1).dump(real)
+    real.chmod(0o640)
+    link.symlink_to(real)
+    ADict(lr=0.2).dump(link)
+    assert link.is_symlink()
+    assert ADict.from_file(real) == {"lr": 0.2}
+    assert real.stat().st_mode & 0o777 == 0o640
+
+
+def test_a_place_that_cannot_be_written_is_named(tmp_path: Path) -> None:
+    (tmp_path / "file").write_text("")
+    with pytest.raises(ConfigError, match=r"file/x\.json' cannot be written"):
+        ADict(lr=0.2).dump(tmp_path / "file" / "x.json")
