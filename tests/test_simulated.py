@@ -487,24 +487,76 @@ async def test_a_lost_host_takes_all_that_runs_on_it() -> None:
 
 
 @pytest.mark.anyio
-async def test_late_double_and_reordered_reports() -> None:
-    executor = SimulatedExecutor(1, lambda params, step: 1.0, faults=Faults(double=1.0))
-    session = _Recorder(executor)
-    await executor.run(Task(_short, {"x": 0.0}, "ctx"), session)
-    assert [step for _, step in session.seen] == [1, 1, 2, 2, 3, 3, 4, 4]
-
-    executor = SimulatedExecutor(1, lambda params, step: 1.0, faults=Faults(reordered=1.0))
+@pytest.mark.parametrize("faults", [Faults(double=1.0), Faults(reordered=1.0), Faults(double=1.0, reordered=0.5)])
+async def test_the_session_gets_double_and_reordered_reports_once_and_in_order(faults: Faults) -> None:
+    executor = SimulatedExecutor(1, lambda params, step: 1.0, faults=faults)
     session = _Recorder(executor)
     session.next_decision = 4
     await executor.run(Task(_short, {"x": 0.0}, "ctx"), session)
-    assert [step for _, step in session.seen] == [2, 1, 4, 3]
+    assert [step for _, step in session.seen] == [1, 2, 3, 4]
+    if faults.reordered == 1.0:
+        assert [at for at, _ in session.seen] == [2.0, 2.0, 4.0, 4.0], "overtaken by the second, it came with it"
+
+
+@pytest.mark.anyio
+@pytest.mark.parametrize("answered", [4, 5, None])
+async def test_what_is_said_after_a_late_report_waits_for_it(answered: int | None) -> None:
+    executor = SimulatedExecutor(1, lambda params, step: 1.0, seed=3, faults=Faults(late=1.0))
+    session = _Recorder(executor)
+    session.next_decision = answered
+    await executor.run(Task(_short, {"x": 0.0}, "ctx"), session)
+    ended = executor.clock.now()
+    assert [step for _, step in session.seen] == [1, 2, 3, 4], "the attempt ended before all it had said was there"
+    times = [at for at, _ in session.seen]
+    assert times == sorted(times)
+    if answered is None:
+        assert times == [1.0, 2.0, 3.0, 4.0]
+    else:
+        assert times[0] > 1.0
+        assert times[-1] == ended > 4.0
+    await executor.clock.sleep(1e6)
+    again = [at for at, step in session.seen[4:] if step == 4]
+    assert len(again) == len(session.seen) - 4 == (answered != 5), "a report that was answered comes again"
+    assert all(at > ended for at in again)
+
+
+@pytest.mark.anyio
+async def test_a_checkpoint_belongs_to_the_report_after_it_whatever_comes_late() -> None:
+    class Notes(_Recorder):
+        said: list[Any]
+
+        def report(self, step: int, metrics: Mapping[str, float]) -> Decision:
+            self.said.append(step)
+            return super().report(step, metrics)
+
+        def save(self, value: Any) -> None:
+            self.said.append(value)
+
+    def saving(ctx: Context) -> None:
+        for step in range(1, 7):
+            if step % 3 == 0:
+                ctx.save(f"for {step}")
+            ctx.report(step, loss=0.0)
+
+    for seed in range(20):
+        executor = SimulatedExecutor(1, lambda params, step: 1.0, seed, Faults(late=0.5, reordered=0.5, double=0.5))
+        session = Notes(executor)
+        session.next_decision, session.said = 7, []
+        await executor.run(Task(saving, {}, "ctx"), session)
+        assert session.said == [1, 2, "for 3", 3, 4, 5, "for 6", 6]
+
+
+@pytest.mark.anyio
+async def test_what_a_late_report_raises_ends_the_attempt() -> None:
+    class Broken(_Recorder):
+        def report(self, step: int, metrics: Mapping[str, float]) -> Decision:
+            raise RuntimeError("the store is gone")
 
     executor = SimulatedExecutor(1, lambda params, step: 1.0, faults=Faults(late=1.0))
-    session = _Recorder(executor)
-    await executor.run(Task(_short, {"x": 0.0}, "ctx"), session)
-    await executor.clock.sleep(1e6)
-    assert [step for _, step in session.seen] == [1, 2, 3, 4, 4]
-    assert session.seen[-1][0] > 4.0
+    session = Broken(executor)
+    session.next_decision = 9
+    with pytest.raises(RuntimeError, match="the store is gone"):
+        await executor.run(Task(_short, {"x": 0.0}, "ctx"), session)
 
 
 # ---- arguments, size

@@ -12,14 +12,14 @@ simulated objective another than the real one.
 from __future__ import annotations
 
 import asyncio
-import heapq
 import inspect
 import itertools
 import math
 import random
-from collections.abc import AsyncIterator, Awaitable, Callable, Iterator, Mapping, Sequence
+import re
+from collections.abc import AsyncIterator, Awaitable, Callable, Mapping, Sequence
 from concurrent.futures import CancelledError
-from contextlib import AbstractContextManager, asynccontextmanager, contextmanager, nullcontext
+from contextlib import AbstractContextManager, asynccontextmanager, nullcontext
 from contextvars import copy_context
 from dataclasses import dataclass, fields
 from functools import partial
@@ -28,21 +28,24 @@ from queue import SimpleQueue
 from typing import Any, TypeAlias, final
 
 import anyio
-from anyio.lowlevel import checkpoint, current_token
+from anyio.lowlevel import checkpoint
 
 from sweep.clock import using_clock
 from sweep.context import Context, Session
 from sweep.errors import TrialFailed, TrialStopped
 from sweep.executors.base import Capacity, Executor, Task
+from sweep.executors.inbox import Inbox
+from sweep.executors.timeline import Moment, Timeline
 from sweep.process.child import decision_in
 from sweep.threads import LoopThread, WorkerThreads, current_loop_thread, post
 from sweep.trial import Decision
 
-__all__ = ["Faults", "SimulatedExecutor", "Timeline"]
+__all__ = ["Faults", "SimulatedExecutor"]
 
 Cost: TypeAlias = Callable[[Mapping[str, Any], int], float]
 
-_ROUNDS = 25  # turns of the event loop without news after which nobody is taken to be about to start anything
+_NUMBERS = re.compile(r"\[(\d+)\]")
+"""The numbers of trials in a path."""
 
 
 @final
@@ -57,9 +60,12 @@ class Faults:
         failures: Probability that a step fails (at a random moment of it), which ends the attempt.
         losses: Probability that the host is lost during a step, which ends every attempt on it.
         host_size: Workers on a host; each attempt is placed on a host at random.
-        late: Probability that the last report of an attempt comes again after its end.
+        late: Probability that a report which needs no answer is long on its way, so that what the attempt says
+            afterwards overtakes it; and that the last report of an attempt comes again after its end.
         double: Probability that a report is delivered twice.
-        reordered: Probability that a report which needs no answer is delivered after the next one.
+        reordered: Probability that a report which needs no answer is delivered after the next message.
+
+    Nothing of a living attempt is lost by this: what it says is put in order by an `Inbox`.
 
     Raises:
         ValueError: A number out of its range.
@@ -86,161 +92,14 @@ class Faults:
 
 
 @final
-class _Moment:
-    """A moment on the timeline, and what is to happen then."""
+class _Message:
+    """Something an objective says: its number, what it makes the session do, and where its thread waits."""
 
-    __slots__ = ("action", "dead", "held")
+    __slots__ = ("call", "reply", "seq", "step")
 
-    def __init__(self, action: Callable[[], object], held: bool) -> None:
-        self.action, self.held, self.dead = action, held, False
-
-
-@final
-class Timeline:
-    """A clock whose time goes on only when nothing is left to do: to the next moment anyone waits for.
-
-    Whoever is active without waiting here says so by `hold`. When nobody holds, the event loop is given some more
-    turns, in case a task is about to start something; then the earliest moment comes.
-    """
-
-    def __init__(self) -> None:
-        self._now = 0.0
-        self._heap: list[tuple[float, tuple[int, ...], int, _Moment]] = []
-        self._count = itertools.count()
-        self._holds = self._news = self._rounds = 0
-        self._mark = self._quiet = -1  # the news when rounds began; after which nobody had anything to do
-        self._stirred = self._pumping = False  # somebody was woken who does not hold; the loop will call back
-        self._loop: Any = None
-        self.settled: Callable[[], bool] = lambda: False  # whether nobody could start anything, unless woken
-
-    def now(self) -> float:
-        """Return virtual seconds since the start."""
-        return self._now
-
-    def wall(self) -> float:
-        """Return virtual seconds since the start."""
-        return self._now
-
-    async def sleep(self, seconds: float) -> None:
-        """Wait in virtual time."""
-        await self.until(self._now + max(0.0, seconds))
-
-    @contextmanager
-    def move_on_after(self, seconds: float) -> Iterator[anyio.CancelScope]:
-        """Give a cancel scope that is cancelled after so many virtual seconds."""
-        self.bind()
-        with anyio.CancelScope() as scope:
-            moment = self.call_at(self._now + max(0.0, seconds), scope.cancel)
-            try:
-                yield scope
-            finally:
-                moment.dead = True
-
-    @contextmanager
-    def hold(self) -> Iterator[None]:
-        """Let no time pass inside."""
-        self.acquire()
-        try:
-            yield
-        finally:
-            self.release()
-
-    def acquire(self) -> None:
-        """Begin to be active."""
-        self._holds += 1
-        self._news += 1
-
-    def release(self) -> None:
-        """Be active no more; others may act on what was done."""
-        self._news += 1
-        self.rest()
-
-    def rest(self) -> None:
-        """Be active no more, having done nothing that others could act on."""
-        self._holds -= 1
-        self._kick()
-
-    def call_at(
-        self, at: float, action: Callable[[], object], order: tuple[int, ...] = (), *, held: bool = False
-    ) -> _Moment:
-        """Call ``action`` on the event loop when time has come to ``at``.
-
-        Args:
-            at: Virtual time.
-            action: What is called; it must not raise.
-            order: What decides between equal moments: the lower comes first.
-            held: Whether it makes somebody active, who will say when that is over.
-        """
-        if self._loop is None:
-            self.bind()
-        moment = _Moment(action, held)
-        heapq.heappush(self._heap, (at, order, next(self._count), moment))
-        self._kick()
-        return moment
-
-    async def until(self, at: float, order: tuple[int, ...] = ()) -> None:
-        """Wait until ``at``; see `call_at`."""
-        self.bind()
-        event = anyio.Event()
-        moment = self.call_at(at, event.set, order)
-        try:
-            await event.wait()
-        finally:
-            moment.dead = True
-
-    def bind(self) -> None:
-        """Live in the event loop that runs here; a new one knows nothing of what the last was asked to call."""
-        loop = current_token().native_token
-        if loop is not self._loop:
-            self._loop, self._pumping = loop, False
-
-    def forget(self) -> None:
-        """Drop whatever was to come."""
-        self._heap.clear()
-
-    def _kick(self) -> None:
-        if self._heap and not self._holds and not self._pumping:
-            self._pumping = True
-            self._soon()
-
-    def _soon(self) -> None:
-        """Have `_pump` called in the loop's next turn."""
-        soon = self._loop.call_soon if hasattr(self._loop, "call_soon") else self._loop.run_sync_soon
-        try:
-            soon(self._pump)
-        except RuntimeError:  # the loop has ended (trio's RunFinishedError is one too): nobody waits any more
-            self._pumping = False
-
-    def _pump(self) -> None:
-        """Let the next moment come if it is time for it, else wait for another turn of the loop."""
-        if self._holds or not self._heap:
-            self._pumping = False
-            return
-        if self._mark != self._news:
-            self._mark, self._rounds = self._news, 0
-        if self._rounds >= _ROUNDS:
-            self._quiet, self._stirred = self._news, False
-        if self._quiet == self._news or (self.settled() and not self._stirred):
-            self._fire()
-        else:
-            self._rounds += 1
-        self._soon()
-
-    def _fire(self) -> None:
-        """Go on to the earliest moment."""
-        while self._heap:
-            at, _, _, moment = heapq.heappop(self._heap)
-            if moment.dead:
-                continue
-            self._now = max(self._now, at)
-            if moment.held:
-                self._holds += 1  # no news: an attempt that goes on to its next step makes nobody start anything
-            else:
-                self._news += 1
-                self._stirred = True
-            moment.dead = True
-            moment.action()
-            return
+    def __init__(self, seq: int, call: Callable[[], Any], step: int | None) -> None:
+        self.seq, self.call, self.step = seq, call, step  # a step: it is a report
+        self.reply: SimpleQueue[tuple[Any, BaseException | None]] = SimpleQueue()
 
 
 @final
@@ -253,10 +112,11 @@ class _Attempt:
     def __init__(self, owner: SimulatedExecutor, task: Task, session: Session, count: int) -> None:
         self.owner, self.task, self.session = owner, task, session
         facts = task.facts
-        trial = facts.get("trial")
-        where = (facts.get("path", ""), trial, facts.get("attempt", 1), facts.get("step", 0))
+        trial, path = facts.get("trial"), facts.get("path", "")
+        where = (path, trial, facts.get("attempt", 1), facts.get("step", 0))
         # Of what happens at one moment the lower trial comes first, in whatever order the loop started its tasks.
-        self.order = (count if trial is None else int(trial), count)
+        trials = tuple(map(int, _NUMBERS.findall(path))) or (count if trial is None else int(trial),)
+        self.order = (*trials, count)
         self.rng = random.Random(repr((owner.seed, *where)))  # noqa: S311  # reproducibility, not secrecy
         self.host = self.rng.randrange(max(1, (owner.workers or 1) // owner.faults.host_size))
         self.began = owner.clock.now()
@@ -268,13 +128,18 @@ class _Attempt:
         self.over = False
         self.scope = anyio.CancelScope()
         self.context = copy_context()
-        self.moment: _Moment | None = None  # when the report that the thread waits with comes
-        self.reply: SimpleQueue[Decision | BaseException] | None = None
-        self.kept: tuple[int, Mapping[str, float]] | None = None  # a report that comes after the next
-        self.last: tuple[int, Mapping[str, float]] | None = None
+        self.inbox = Inbox()
+        self.active = True  # it holds the clock: its thread computes, or its task is about to go on
+        self.moment: Moment | None = None  # when the message that the thread waits with comes
+        self.waiting: _Message | None = None  # with which the thread waits
+        self.kept: _Message | None = None  # one that the next overtakes
+        self.flying = 0  # how many are late
+        self.landed: anyio.Event | None = None
+        self.broken: BaseException | None = None  # raised by a message for whose answer nobody waits
+        self.last: Callable[[], Any] | None = None
 
     async def work(self, threads: WorkerThreads) -> Any:
-        """Run the task to its end in virtual time."""
+        """Run the task to its end in virtual time; all it has said has arrived by then."""
         value = None
         with self.scope:
             try:
@@ -287,6 +152,8 @@ class _Attempt:
                 if decision is not None:
                     raise decision from group
                 raise
+            finally:
+                await self._all_arrived()
             if not self.reports:
                 await self._unreported()
         if self.failure is not None:
@@ -310,21 +177,24 @@ class _Attempt:
         value = self.task.function(**kwargs)
         return anyio.run(_finish, value, backend=self.owner.backend) if inspect.isawaitable(value) else value
 
-    def arrive(self, step: int, metrics: Mapping[str, float], reply: SimpleQueue[Decision | BaseException]) -> None:
-        """Take a report from the thread: it comes when the steps since the last one have passed."""
+    def arrive(self, message: _Message) -> None:
+        """Take what the thread says: a report comes when the steps since the last one have passed, all else now."""
         if self.over:
-            reply.put(TrialStopped())
+            message.reply.put((None, TrialStopped()))
             return
-        self.reports += 1
-        try:
-            at, failing = self._plan(range(self.step + 1, step + 1) if step > self.step else [step])
-        except Exception as error:  # noqa: BLE001  # the user's cost function: raised where the trial reports
-            reply.put(error)
-            return
-        self.reply = reply
-        come = partial(self.context.run, self._come, step, metrics, failing)
+        at, failing = self.owner.clock.now(), None
+        if message.step is not None:
+            self.reports += 1
+            steps = range(self.step + 1, message.step + 1) if message.step > self.step else [message.step]
+            try:
+                at, failing = self._plan(steps)
+            except Exception as error:  # noqa: BLE001  # the user's cost function: raised where the trial reports
+                message.reply.put((None, error))
+                return
+        self.waiting = message
+        come = partial(self.context.run, self._come, message, failing)
         self.moment = self.owner.clock.call_at(at, come, self.order, held=True)
-        self.owner.clock.rest()
+        self._rest()
 
     def fail(self, kind: str, why: str) -> None:
         """End the attempt as failed, wherever it is."""
@@ -334,59 +204,117 @@ class _Attempt:
             self.scope.cancel()
 
     def end(self) -> None:
-        """Deliver what is still on its way; the last report may come again. The thread may say no more."""
+        """The thread may say no more; the last report may come again."""
         self.over = True
         self._wake()
-        if self.reply is not None:
-            self.reply.put(TrialStopped())
-        self._deliver_kept()
+        if self.waiting is not None:
+            self._answer(None, TrialStopped())
+        self._take_kept()
         if self.last is not None and self.rng.random() < self.owner.faults.late:
-            delay = self.rng.expovariate(1.0) * max(1.0, self.owner.clock.now() - self.began)
-            again = partial(self.context.run, self.session.report, *self.last)
-            self.owner.clock.call_at(self.owner.clock.now() + delay, again)
+            # Nobody keeps an inbox for a dead attempt: the sweep itself has to know that it is one.
+            self.owner.clock.call_at(self.owner.clock.now() + self._delay(), partial(self.context.run, self.last))
 
-    def _come(self, step: int, metrics: Mapping[str, float], failing: str | None) -> None:
-        """Deliver the report that the thread waits with, and let it go on with the answer."""
-        self.moment = None
+    def _come(self, message: _Message, failing: str | None) -> None:
+        """Deliver what the thread waits with, and let it go on with the answer."""
+        self.moment, self.active = None, True
         if failing is not None:
             self._strike(failing)
             return
-        answer: Decision | BaseException
-        try:
-            answer = self._deliver(step, metrics)
-        except BaseException as error:  # noqa: BLE001  # raised where the trial reports
-            answer = error
-        if self.reply is not None:
-            self.reply.put(answer)
-            self.reply = None
+        if message.step is not None and self._strays(message.step):
+            self._stray(message)
+            self._answer(Decision.CONTINUE)
+            return
+        self._take(message)
+        if message.step is not None:
+            self.last = message.call
+            if self.rng.random() < self.owner.faults.double:
+                self._take(message)
+        self._take_kept()
+        if self.waiting is not None:  # for the answer to a message that waits for an earlier one
+            self._rest()
 
-    def _deliver(self, step: int, metrics: Mapping[str, float]) -> Decision:
+    def _strays(self, step: int) -> bool:
+        """Whether a report does not arrive at once. One that is answered does, and one that overtakes another."""
         self.step = max(self.step, step)
-        faults, draw = self.owner.faults, self.rng.random
         answered = self.session.next_decision is None or step >= self.session.next_decision
-        if not answered and self.kept is None and draw() < faults.reordered:
-            self.kept = (step, metrics)
-            return Decision.CONTINUE
-        self.last = (step, metrics)
-        decision = self.session.report(step, metrics)
-        if draw() < faults.double:
-            self.session.report(step, metrics)
-        self._deliver_kept()
-        return decision
+        faults = self.owner.faults
+        return not answered and self.kept is None and self.rng.random() < max(faults.late, faults.reordered)
 
-    def _deliver_kept(self) -> None:
+    def _stray(self, message: _Message) -> None:
+        """Let a report arrive after the next message, or later still."""
+        faults = self.owner.faults
+        if self.rng.random() * max(faults.late, faults.reordered) >= faults.late:
+            self.kept = message
+            return
+        self.flying += 1
+        at = self.owner.clock.now() + self._delay()
+        self.owner.clock.call_at(at, partial(self.context.run, self._land, message), self.order, held=True)
+
+    def _delay(self) -> float:
+        return self.rng.expovariate(1.0) * max(1.0, self.owner.clock.now() - self.began)
+
+    def _land(self, message: _Message) -> None:
+        """Take a late report, and whatever has waited for it."""
+        self.flying -= 1
+        if self.over:
+            message.call()
+            self.owner.clock.rest()
+            return
+        self.active = True
+        waited = self.waiting
+        self._take(message)
+        if self.landed is not None and not self.flying:
+            self.landed.set()
+        elif waited is None or self.waiting is waited:
+            self._rest()
+
+    def _take(self, message: _Message) -> None:
+        self.inbox.take(message.seq, partial(self._perform, message))
+
+    def _take_kept(self) -> None:
         if self.kept is not None:
             kept, self.kept = self.kept, None
-            self.session.report(*kept)
+            self._take(kept)
+
+    def _perform(self, message: _Message) -> None:
+        """Do what a message is for."""
+        value, problem = None, None
+        try:
+            value = message.call()
+        except BaseException as error:  # noqa: BLE001  # raised where the trial waits for the answer, or in its end
+            problem = error
+        if message is self.waiting:
+            self._answer(value, problem)
+        else:
+            self.broken = self.broken or problem
+
+    def _answer(self, value: Any, problem: BaseException | None = None) -> None:
+        """Let the thread go on."""
+        if self.waiting is not None:
+            message, self.waiting = self.waiting, None
+            message.reply.put((value, problem))
+
+    async def _all_arrived(self) -> None:
+        """Wait for what is still on its way: the end of an attempt comes after all it has said."""
+        self._take_kept()
+        if self.flying and self.failure is None:
+            self.landed = anyio.Event()
+            self._rest()
+            try:
+                await self.landed.wait()
+            finally:
+                self._wake()
+        if self.broken is not None:
+            raise self.broken
 
     async def _unreported(self) -> None:
         """Let the time of one step pass: the trial returned without a report."""
         at, failing = self._plan([self.step + 1])
-        self.owner.clock.rest()
+        self._rest()
         try:
             await self.owner.clock.until(at, self.order)
         finally:
-            self.owner.clock.acquire()
+            self._wake()
         if failing is not None:
             self._strike(failing)
             await checkpoint()  # ends here
@@ -423,19 +351,27 @@ class _Attempt:
         else:
             self.fail(kind, f"simulated failure at {self.owner.clock.now():g} s")
 
+    def _rest(self) -> None:
+        """Wait for something on the timeline."""
+        self.active = False
+        self.owner.clock.rest()
+
     def _wake(self) -> None:
         """Be active again if waiting."""
         if self.moment is not None:
             self.moment.dead, self.moment = True, None
+        if not self.active:
+            self.active = True
             self.owner.clock.acquire()
 
 
 @final
 class _Wire:
-    """The session an objective sees: its reports wait for virtual time, everything else goes straight through."""
+    """The session an objective sees: what it says goes to the loop, where virtual time and order are known."""
 
     def __init__(self, attempt: _Attempt, thread: LoopThread) -> None:
         self._attempt, self._thread = attempt, thread
+        self._said = itertools.count()
 
     @property
     def next_decision(self) -> int | None:
@@ -446,32 +382,36 @@ class _Wire:
         self._session().next_decision = step
 
     def report(self, step: int, metrics: Mapping[str, float]) -> Decision:
-        self._session()
-        reply: SimpleQueue[Decision | BaseException] = SimpleQueue()
-        try:
-            post(self._thread.token, partial(self._attempt.arrive, step, metrics, reply))
-        except CancelledError:  # the loop has ended
-            raise TrialStopped from None
-        answer = reply.get()
-        if isinstance(answer, BaseException):
-            raise answer
-        return answer
+        decision: Decision = self._say(partial(self._session().report, step, metrics), step)
+        return decision
 
     def save(self, value: Any) -> None:
-        self._session().save(value)
+        self._say(partial(self._session().save, value))
 
     def load(self) -> Any | None:
         self._attempt.step = max(self._attempt.step, int(self._attempt.task.facts.get("step", 0)))
-        return self._session().load()
+        return self._say(self._session().load)
 
     def log(self, message: str) -> None:
-        self._session().log(message)
+        self._say(partial(self._session().log, message))
 
     def log_metric(self, name: str, value: float, step: int | None) -> None:
-        self._session().log_metric(name, value, step)
+        self._say(partial(self._session().log_metric, name, value, step))
 
     def log_artifact(self, path: Path) -> None:
-        self._session().log_artifact(path)
+        self._say(partial(self._session().log_artifact, path))
+
+    def _say(self, call: Callable[[], Any], step: int | None = None) -> Any:
+        """Send a message and wait until its time has come, and for its answer if it has one."""
+        message = _Message(next(self._said), call, step)
+        try:
+            post(self._thread.token, partial(self._attempt.arrive, message))
+        except CancelledError:  # the loop has ended
+            raise TrialStopped from None
+        value, problem = message.reply.get()
+        if problem is not None:
+            raise problem
+        return value
 
     def _session(self) -> Session:
         if self._attempt.over:
@@ -532,6 +472,8 @@ class SimulatedExecutor(Executor):
         7200.0 2 {'loss': 0.5}
         1.0
     """
+
+    in_process = True
 
     def __init__(self, workers: int, cost: Cost, seed: int = 0, faults: Faults | None = None) -> None:
         if isinstance(workers, bool) or not isinstance(workers, int) or workers < 1:
@@ -601,7 +543,11 @@ class SimulatedExecutor(Executor):
     async def _run(self, task: Task, session: Session) -> Any:
         count = next(self._started)
         attempt = self._running[count] = _Attempt(self, task, session, count)
-        self.clock.acquire()
+        try:
+            await self.clock.turn(attempt.order)
+        except BaseException:
+            del self._running[count]
+            raise
         try:
             with nullcontext(self._threads) if self._threads is not None else WorkerThreads() as threads:
                 return await attempt.work(threads)

@@ -118,15 +118,16 @@ class Driver:
             StoreError: The store cannot be written.
         """
         self._token, self._thread = current_token(), threading.get_ident()
-        self._flushed = current_clock().now()
+        outside = current_clock()
         standing = self.conductor.machine.standing
         self._seen = (standing.cost, standing.resource)
         self._slots = _SLOTS.get() or anyio.Semaphore(self.workers, fast_acquire=True)
         token = _SLOTS.set(self._slots)
         try:
             async with self.executor.open(self.objective.functions()), anyio.create_task_group() as tasks:
+                self._flushed = current_clock().now()
                 tasks.start_soon(self._strategist)
-                tasks.start_soon(self._ticker)
+                tasks.start_soon(self._ticker, current_clock() is outside)
                 self._guarded(self.conductor.wake)
                 await self._perform(tasks)
                 tasks.cancel_scope.cancel()
@@ -245,8 +246,12 @@ class Driver:
                 self.submit(self.conductor.ended, ev.Ended(number, attempt, "interrupted", wall=wall, run=run))
             self.handle.store.commit()
 
-    async def _ticker(self) -> None:
-        """Count seconds of work where the budget limits them, flush reports, look for requests of other processes."""
+    async def _ticker(self, flushes: bool) -> None:
+        """Count seconds of work where the budget limits them, flush reports, look for requests of other processes.
+
+        Trials that live in a time of their own (simulated ones) are flushed in that time alone, by what happens:
+        a flush by the time outside would make each simulation another.
+        """
         clock = current_clock()
         last = clock.now()
         while True:
@@ -258,7 +263,7 @@ class Driver:
             last = clock.now()
             self._requests()
             with self.mutex:
-                if last - self._flushed > _FLUSH:
+                if flushes and last - self._flushed > _FLUSH:
                     self.handle.store.commit()
                     self._flushed = last
 
