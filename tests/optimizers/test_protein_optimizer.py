@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import inspect
 import math
+import time
 from typing import Any
 
 import pytest
@@ -123,3 +125,122 @@ def test_what_is_wrong_is_named() -> None:
         ProteinOptimizer(PLANE, center={"lr": 3}).suggest(1)
     with pytest.raises(StrategyError, match="OptunaOptimizer"):
         ProteinOptimizer().setup(PLANE, [Objective("a"), Objective("b")], 0)
+
+
+def test_defaults_are_mettas() -> None:
+    parameters = inspect.signature(ProteinOptimizer).parameters
+    defaults = {name: parameter.default for name, parameter in parameters.items()}
+    assert {
+        "acquisition": "naive", "num_random_samples": 0, "resample_frequency": 10, "expansion_rate": 0.25,
+        "suggestions_per_pareto": 256, "max_suggestion_cost": 10800, "ucb_beta": 2.0, "global_search_scale": 1.0,
+    }.items() <= defaults.items()  # fmt: skip
+
+
+class _Target:
+    """A generator whose next number is known."""
+
+    def __init__(self, number: float) -> None:
+        self.number = number
+
+    def random(self) -> float:
+        return self.number
+
+
+def _history(mode: Any = "min", n: int = 14, **options: Any) -> ProteinOptimizer:
+    """An optimizer that has seen n random points of the plane, the same ones each time."""
+    optimizer = ProteinOptimizer(**options)
+    optimizer.setup(PLANE, [Objective("loss", mode)], 0)
+    rng, sign = np.random.default_rng(4), -1 if mode == "max" else 1
+    for number in range(n):
+        trial = Trial({"size": float(rng.random()), "lr": float(rng.random())}, number=number, status=Status.COMPLETED)
+        loss = (trial.params["lr"] - 0.3) ** 2 + (1 - trial.params["size"])
+        optimizer.observe(trial, Result(sign * loss, cost=math.exp(5 * trial.params["size"])))
+    return optimizer
+
+
+@pytest.mark.parametrize(
+    ("acquisition", "limit", "draw"), [("naive", 10800, 0.4), ("ucb", 40, 0.9), ("ei", 10800, 0.8)]
+)
+def test_rating_is_the_formula(acquisition: Any, limit: float, draw: float) -> None:
+    """Promise of the score times closeness of log cost to the target; -inf beyond the limit. Candidate by candidate."""
+    optimizer = _history(acquisition=acquisition, max_suggestion_cost=limit)
+    records = optimizer._history.records
+    x = optimizer._features([Record(Trial({"size": a / 9, "lr": b / 9})) for a in range(10) for b in range(10)])
+    rating = optimizer._rate(x, records, _Target(draw))  # type: ignore[arg-type]  # it draws one number
+    seen = optimizer._features(records)
+    losses, logs = [each.losses[0] for each in records], [math.log(each.cost) for each in records]
+    span, reach = max(losses) - min(losses), max(logs) - min(logs)
+    score = SmoothModel(seen, np.array([(max(losses) - loss) / span for loss in losses])).predict(x)
+    cost, _ = SmoothModel(seen, np.array([(log - min(logs)) / reach for log in logs])).predict(x)
+    target, compared, excluded = 1.25 * draw, 0, 0
+    for mean, sd, log, found in zip(*score, cost, rating, strict=True):
+        if math.exp(log * reach + min(logs)) > limit:
+            assert found == -math.inf
+            excluded += 1
+            continue
+        u = (mean - 1.0) / sd  # the best seen scores 1
+        gain = sd * (u * 0.5 * math.erfc(-u / math.sqrt(2)) + math.exp(-u * u / 2) / math.sqrt(2 * math.pi))
+        promise = {"naive": mean, "ucb": mean + 2 * sd, "ei": gain}[acquisition]
+        if promise > 1e-7 and abs(log - target) < 0.999:
+            assert found == pytest.approx(promise * (1 - abs(log - target)), rel=1e-5)
+            compared += 1
+    assert compared >= 5
+    assert (excluded > 0) == (limit < 100)
+
+
+def test_a_failure_is_no_score() -> None:
+    """With a failed trial the rating is what it was times a share of fifths; the score model has not changed."""
+    without, with_one = _history(), _history()
+    failed = Trial({"size": 0.5, "lr": 0.5}, number=20, status=Status.FAILED)
+    with_one.observe(failed, Result(math.nan, cost=9.0, failure="raised"))
+    x = without._features([Record(Trial({"size": a / 9, "lr": b / 9})) for a in range(10) for b in range(10)])
+    ratings = [
+        each._rate(x, [one for one in each._history.records if one.state is State.SEEN], _Target(0.5))  # type: ignore[arg-type]  # as above
+        for each in (without, with_one)
+    ]
+    shares = {round(share, 6) for share in ratings[1] / ratings[0]}
+    assert shares == {0.8, 1.0}
+
+
+def test_pending_trials_count_as_worst_in_either_direction() -> None:
+    """The liar keeps the next suggestion away, minimising and maximising alike."""
+
+    def next_ones(mode: Any) -> list[dict[str, Any]]:
+        return [trial.params for trial in _history(mode, resample_frequency=0, num_random_samples=0).suggest(6)[1:]]
+
+    down, up = next_ones("min"), next_ones("max")
+    assert down == up
+    assert len({repr(params) for params in down}) == 5
+    optimizer = _history()
+    x = optimizer._features([Record(Trial({"size": 0.8, "lr": 0.3}))])
+    seen = list(optimizer._history.records)
+    before = optimizer._rate(x, seen, _Target(0.6))  # type: ignore[arg-type]  # as above
+    optimizer._history.ask(Trial({"size": 0.8, "lr": 0.3}))
+    after = optimizer._rate(x, seen, _Target(0.6))  # type: ignore[arg-type]  # as above
+    assert after[0] < 0.8 * before[0]
+
+
+def test_ties_duplicates_and_parameters_without_a_choice_are_no_trouble() -> None:
+    space = SearchSpace({"kind": Choice(["only"]), "n": Integer(1, 2), "x": Uniform(0, 1), "one": Choice([None])})
+    optimizer = ProteinOptimizer(space)
+    for number in range(14):
+        [trial] = optimizer.suggest(1)
+        space.validate(trial.params)
+        trial.number, trial.status = number, Status.COMPLETED
+        optimizer.observe(trial, Result(float(number % 2), cost=1.0 + number % 2))
+        twin = Trial(dict(trial.params), number=100 + number, status=Status.COMPLETED)
+        optimizer.observe(twin, Result(float(number % 2), cost=1.0 + number % 2))
+
+
+def test_a_suggestion_after_a_hundred_observations_in_six_dimensions() -> None:
+    """Under two seconds of one core."""
+    space = SearchSpace({f"x{i}": Uniform(0, 1) for i in range(6)})
+    optimizer, rng = ProteinOptimizer(space), np.random.default_rng(0)
+    optimizer.suggest(1)
+    for number in range(100):
+        params = {name: float(rng.random()) for name in space}
+        trial = Trial(params, number=number, status=Status.COMPLETED)
+        optimizer.observe(trial, Result(sum(params.values()), cost=math.exp(4 * params["x0"])))
+    began = time.process_time()
+    optimizer.suggest(1)
+    assert time.process_time() - began < 2

@@ -1,0 +1,114 @@
+"""Every sampler that Optuna ships and a range of Nevergrad's optimizers, by name, on a space with conditions."""
+
+from __future__ import annotations
+
+import inspect
+from typing import Any
+
+import pytest
+
+from sweep.optimizers import NevergradOptimizer, OptunaOptimizer
+from sweep.space import Choice, Integer, LogUniform, Ordinal, SearchSpace, Uniform
+from sweep.testing.optimizers import play
+from sweep.trial import Objective, Result, Status
+
+SPACE = SearchSpace(
+    {
+        "lr": LogUniform(1e-4, 1e-1, num=3),
+        "depth": Integer(1, 3),
+        "kind": Choice(["a", "b"]),
+        "drop": Uniform(0.0, 0.5, num=2, when=("kind", "b")),
+        "width": Ordinal([16, 32]),
+    }
+)
+FINITE = SearchSpace({"depth": Integer(1, 3), "kind": Choice(["a", "b"]), "width": Ordinal([16, 32, 64])})
+OPTIONS: dict[str, dict[str, Any]] = {
+    "CmaEs": {"popsize": 4}, "GP": {"n_startup_trials": 4}, "NSGAII": {"population_size": 4},
+    "NSGAIII": {"population_size": 4}, "PartialFixed": {"fixed_params": {"depth": 2}}, "TPE": {"n_startup_trials": 4},
+}  # fmt: skip
+
+
+def bowl(params: Any) -> float:
+    return float(params["depth"] - 0.001 * params["width"] + (params["kind"] == "a") + params.get("drop", 0.2))
+
+
+def _names() -> list[str]:
+    samplers = pytest.importorskip("optuna", reason="the extra 'optuna' is not installed").samplers
+    found = [getattr(samplers, name) for name in samplers.__all__]
+    return [each.__name__ for each in found if inspect.isclass(each) and not inspect.isabstract(each)]
+
+
+def _options(name: str) -> dict[str, Any]:
+    import optuna
+
+    options = dict(OPTIONS.get(name, {}))
+    return {**options, "base_sampler": optuna.samplers.RandomSampler(seed=1)} if name == "PartialFixed" else options
+
+
+@pytest.mark.filterwarnings("ignore:.*is experimental:optuna.exceptions.ExperimentalWarning")
+def test_every_sampler_that_optuna_ships() -> None:
+    """None is left out: the names are Optuna's own list, with "Sampler" and without."""
+    names = _names()
+    assert {"TPESampler", "CmaEsSampler", "GPSampler", "NSGAIISampler", "GridSampler"} <= set(names)
+    for name in names:
+        short = name.removesuffix("Sampler")
+        space = FINITE if short in ("Grid", "BruteForce") else SPACE
+        optimizer = OptunaOptimizer(sampler=name, **_options(short))
+        optimizer.setup(space, [Objective("loss")], 3)
+        count = 6 if short == "GP" else 12  # a tenth of a second each
+        trials = play(optimizer, count, bowl)
+        assert len(trials) == count, name
+        for trial in trials:
+            space.validate(trial.params)
+            assert short != "PartialFixed" or trial.params["depth"] == 2
+        again = OptunaOptimizer(sampler=short, **_options(short))
+        again.setup(space, [Objective("loss")], 3)
+        same = [each.params for each in play(again, count, bowl)] == [trial.params for trial in trials]
+        assert same, f"{name} goes another way without 'Sampler' in its name"
+
+
+@pytest.mark.filterwarnings("ignore:.*is experimental:optuna.exceptions.ExperimentalWarning")
+@pytest.mark.parametrize("sampler", ["TPE", "NSGAII", "NSGAIII", "GP", "Random", "QMC"])
+def test_samplers_of_several_objectives(sampler: str) -> None:
+    pytest.importorskip("optuna", reason="the extra 'optuna' is not installed")
+    optimizer = OptunaOptimizer(sampler=sampler, **_options(sampler))
+    optimizer.setup(SPACE, [Objective("loss"), Objective("speed", "max")], 3)
+    for number in range(6):
+        [trial] = optimizer.suggest(1)
+        SPACE.validate(trial.params)
+        trial.number, trial.status = number, Status.COMPLETED
+        loss = bowl(trial.params)
+        optimizer.observe(trial, Result(loss, values=(loss, -trial.params["depth"])))
+
+
+def test_pending_trials_keep_tpe_from_the_same_place() -> None:
+    """The constant liar: with one good basin known, eight pending suggestions spread wider than eight independent ones."""
+    pytest.importorskip("optuna", reason="the extra 'optuna' is not installed")
+    space = SearchSpace({"x": Uniform(-1, 1)})
+
+    def spread(**options: Any) -> float:
+        total = 0.0
+        for seed in range(6):
+            optimizer = OptunaOptimizer(**options)
+            optimizer.setup(space, [Objective("loss")], seed)
+            play(optimizer, 25, lambda params: (params["x"] - 0.3) ** 2)
+            places = sorted(trial.params["x"] for trial in optimizer.suggest(8))
+            total += places[-1] - places[0]
+        return total
+
+    assert spread() > 1.5 * spread(constant_liar=False)
+
+
+@pytest.mark.parametrize(
+    "name", ["NGOpt", "OnePlusOne", "TwoPointsDE", "PSO", "CMA", "RandomSearch", "ScrHammersleySearch", "TBPSA"]
+)
+def test_nevergrads_optimizers_by_name(name: str) -> None:
+    pytest.importorskip("nevergrad", reason="the extra 'nevergrad' is not installed", exc_type=ImportError)
+    trials = []
+    for _ in range(2):
+        optimizer = NevergradOptimizer(optimizer=name, budget=20)
+        optimizer.setup(SPACE, [Objective("loss")], 3)
+        trials.append([trial.params for trial in play(optimizer, 15, bowl)])
+    assert trials[0] == trials[1]
+    for params in trials[0]:
+        SPACE.validate(params)
