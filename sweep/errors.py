@@ -17,6 +17,7 @@
     ├── NotStorable            a value cannot be written to the store
     ├── ResumeRefused          a run cannot be resumed exactly
     ├── RunLocked              another process owns the run
+    ├── RunInChild             a run was started inside a child process, which never opens the store
     ├── RunNotFound            no such run in the store
     ├── StoreError
     │   ├── StoreCorrupt       a row or blob does not read back
@@ -54,6 +55,7 @@ __all__ = [
     "NotStorable",
     "PlacementError",
     "ResumeRefused",
+    "RunInChild",
     "RunLocked",
     "RunNotFound",
     "SpaceError",
@@ -297,6 +299,16 @@ class RunLocked(SweepError):
     def __init__(self, run: str, owner: str) -> None:
         self.run, self.owner = run, owner
         super().__init__(f"run {run!r} is being worked on by {owner}; wait for it, or stop it: sweep stop {run}")
+
+
+class RunInChild(SweepError):
+    """A run was started inside a child process of a sweep, which never opens the store."""
+
+    def __init__(self, level: str, name: str) -> None:
+        super().__init__(
+            f"{level} {name!r} was started inside a child process of a sweep, which never opens the store; "
+            "pass it as the objective instead, or use executor='inline' or 'thread'"
+        )
 
 
 class RunNotFound(SweepError):

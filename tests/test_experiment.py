@@ -271,7 +271,7 @@ def test_killed_anywhere_unnamed_pipelines_in_a_stage_lose_nothing(deaths: Death
         paths = {path_of(store, row) for _, row in descendants(store, roots(store)[0]) if row.level != "trial"}
     assert paths == {"r", "r/work/Pipeline", "r/work/Pipeline#2", "r/work/Pipeline#2/tune/deep"}
     every = ["one 0", "two 1", "one 10", "two 11", "trial", "trial"]
-    assert LOG == every
+    assert every == LOG
     deaths.run(lambda: live(tmp_path / "counted.db"))
     for at in range(1, deaths.count - 1):  # the last two end the run
         LOG.clear()

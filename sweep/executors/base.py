@@ -59,9 +59,11 @@ class Executor(ABC):
 
     Attributes:
         workers: Tasks at once, or None to leave it to the sweep.
+        in_process: Functions run in this process: what they raise comes out as itself, and they may start runs.
     """
 
     workers: int | None = None
+    in_process: bool = False
 
     def capacity(self) -> Capacity:
         """Return what there is, so that a request that cannot be met is refused at once."""

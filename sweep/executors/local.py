@@ -109,6 +109,8 @@ class InlineExecutor(_LocalExecutor):
         32
     """
 
+    in_process = True
+
     def __init__(self) -> None:
         super().__init__()
 
@@ -131,6 +133,8 @@ class ThreadExecutor(_LocalExecutor):
     Raises:
         ValueError: ``workers`` is no whole number >= 1.
     """
+
+    in_process = True
 
     async def run(self, task: Task, session: Session) -> Any:
         """Run one task; see :meth:`Executor.run`."""

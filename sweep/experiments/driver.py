@@ -28,12 +28,12 @@ from sweep.experiments import events as ev
 from sweep.experiments.checkpoints import Checkpoints
 from sweep.experiments.conductor import Conductor, Step
 from sweep.experiments.eventlog import EventLog
-from sweep.experiments.objective import FunctionObjective, Objective, Returned, as_numbers
+from sweep.experiments.objective import FunctionObjective, Objective, PipelineObjective, Returned, as_numbers
 from sweep.experiments.purse import Purse, carrying, current_purse
 from sweep.experiments.restarts import PAUSED_WITHOUT_CHECKPOINT
 from sweep.experiments.trialsession import TrialSession
 from sweep.optimizers.base import Optimizer
-from sweep.pipeline.runtime import ACTIVATION, Activation, Frame, Handle, Root
+from sweep.pipeline.runtime import ACTIVATION, Activation, Frame, Handle, Place, Root
 from sweep.store.journal import Journal
 from sweep.store.runs import segment
 from sweep.threads import post
@@ -409,7 +409,8 @@ class Driver:
         objective = self.objective
         leaf = isinstance(objective, FunctionObjective)
         handle = self._trial_handle(trial, row, fresh=leaf or (start.attempt == 1 and start.step == 0))
-        place = self._placing(session, resources, facts, directory) if not leaf and objective.functions() else None
+        here = self.executor.in_process and not isinstance(objective, PipelineObjective)
+        place = None if leaf or here else self._placing(session, resources, facts, directory)
         frame = Frame(self.root, handle, trial.path, self.hooks, self.owner, session, place, facts=facts)
         self._recall(start, row)
         act = Activation(frame, None, f"run[{start.run}]" if self.repeats > 1 else "", None)
@@ -446,15 +447,16 @@ class Driver:
             self.handle.store, row, self.handle.root_id, path, journal, not fresh, self.handle.redo, trial.seed
         )
 
-    def _placing(self, session: TrialSession, resources: Resources, facts: Mapping[str, Any], directory: Path) -> Any:
+    def _placing(self, session: TrialSession, resources: Resources, facts: Mapping[str, Any], directory: Path) -> Place:
         async def place(
             act: Activation, function: Callable[..., Any], kwargs: Mapping[str, Any], context: str | None
         ) -> Any:
             wanted = act.step.hooks.get("resources") or resources
-            task = Task(function, kwargs, context, wanted, {**facts, "path": act.path}, directory, directory)
+            own = {**facts, "path": act.path, "attempt": act.attempt}
+            task = Task(function, kwargs, context, wanted, own, directory, directory)
             return await self.executor.run(task, session)
 
-        return place
+        return Place(place, apart=not self.executor.in_process)
 
     def _failed(self, trial: Trial, start: ev.Start, failure: Exception) -> tuple[ev.Kind, str]:
         """Keep the traceback with the trial; return how it counts and one line."""

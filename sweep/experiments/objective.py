@@ -368,8 +368,8 @@ class RunObjective:
         return self.what._own_identity() if self.what.level == "sweep" else self.what._identity(self.what._compiled())
 
     def functions(self) -> tuple[Callable[..., Any], ...]:
-        """Nothing of an experiment is placed whole."""
-        return ()
+        """Return the class: its stages are placed one by one."""
+        return (self.what if self.is_class else type(self.what),)
 
     def problems(self, space: SearchSpace) -> list[str]:
         """Return parameters that the constructor or the pipeline does not take."""

@@ -17,7 +17,7 @@ from typing import Any, Literal, final
 import anyio
 
 from sweep.clock import current_clock
-from sweep.errors import ContractError, ResumeRefused, RunLocked, RunNotFound, StoreError, SweepError
+from sweep.errors import ContractError, ResumeRefused, RunInChild, RunLocked, RunNotFound, StoreError, SweepError
 from sweep.pipeline.nodes import name_problem
 from sweep.pipeline.redo import Redo, find_stages
 from sweep.pipeline.request import Plan, PlanLine, Planned, Request, requested
@@ -154,7 +154,7 @@ async def open_top(
     Raises:
         ResumeRefused: ``resume="must"`` (or ``sweep resume``) and the identity differs.
         RunLocked: A live process owns it.
-        SweepError: This is a child process, which never opens the store.
+        RunInChild: This is a child process, which never opens the store.
     """
     _check_name(spec)
     if resume not in ("auto", "never", "must"):
@@ -162,10 +162,7 @@ async def open_top(
     from sweep.process import inside_child  # the child runner is not needed before
 
     if inside_child():
-        raise SweepError(
-            f"{spec.level} {spec.name!r} was started inside a child process of a sweep, which never opens the store; "
-            "pass it as the objective instead, or use executor='inline' or 'thread'"
-        )
+        raise RunInChild(spec.level, spec.name)
     opened_here = None if isinstance(store, Store) else Store(store, durability=durability)
     place = store if isinstance(store, Store) else opened_here
     if place is None:  # pragma: no cover  # one of the two is set

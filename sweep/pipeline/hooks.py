@@ -131,7 +131,7 @@ def _timeout(seconds: float, inner: Call) -> Call:
             outcome = await inner(act)
         if scope.cancelled_caught:
             note = ""
-            if act.step.hooks.get("isolate"):
+            if act.apart:
                 note = "; its process was killed"
             elif not act.step.unit.signature.is_async and act.step.unit.kind == "function":
                 note = "; its thread was abandoned and its late result will be dropped"

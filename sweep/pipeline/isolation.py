@@ -18,7 +18,7 @@ from sweep.errors import ContractError
 from sweep.threads import WorkerThreads
 from sweep.trial import Decision, Resources
 
-__all__ = ["Carried", "Isolation", "Job", "NoSession"]
+__all__ = ["Carried", "Isolation", "Job", "NoSession", "received", "within"]
 
 _REMAINING = "sweep: seconds left"
 
@@ -78,22 +78,35 @@ class Isolation:
         except ContractError as error:
             place = f"stage {job.facts.get('path')!r}, isolate='process'"
             raise ContractError(place, [text.replace("objective", "stage") for text in error.problems]) from error
-        left = {} if deadline is None else {_REMAINING: deadline - current_clock().now()}
-        kwargs = {**job.kwargs, **left}
+        kwargs = within(job.kwargs, deadline)
         sent = Job(job.function, kwargs, job.context_name, job.resources, job.facts, job.directory, job.output)
-        kind, value, text = await self._server.run(sent, session)
-        if kind == "value":
-            return value
-        from sweep.process.wire import load_error
-
-        raised = load_error(value)
-        raised.add_note(f"in a child process:\n{text.rstrip()}")
-        raise raised
+        return received(await self._server.run(sent, session))
 
     async def close(self) -> None:
         """End the server and all children."""
         if self._server is not None:
             await self._server.close()
+
+
+def within(kwargs: Mapping[str, Any], deadline: float | None) -> dict[str, Any]:
+    """Return arguments for a :class:`Carried` function, with the seconds that are left before its deadline."""
+    return {**kwargs, **({} if deadline is None else {_REMAINING: deadline - current_clock().now()})}
+
+
+def received(answer: tuple[str, Any, str]) -> Any:
+    """Return what a :class:`Carried` function returned in its process.
+
+    Raises:
+        Exception: What it raised there.
+    """
+    kind, value, text = answer
+    if kind == "value":
+        return value
+    from sweep.process.wire import load_error  # it needs cloudpickle, which is slow to import
+
+    raised = load_error(value)
+    raised.add_note(f"in a child process:\n{text.rstrip()}")
+    raise raised
 
 
 @final

@@ -9,18 +9,19 @@ from functools import partial
 from typing import Any
 
 from sweep.clock import current_clock
-from sweep.errors import ContractViolation, HookError, SweepError
+from sweep.errors import ContractViolation, HookError, RunInChild, SweepError
 from sweep.pipeline.contracts import Accepted
 from sweep.pipeline.hooks import ask, compose, named
-from sweep.pipeline.isolation import Carried, Job, NoSession
+from sweep.pipeline.isolation import Carried, Job, NoSession, received, within
 from sweep.pipeline.mapping import keep_failures, run_map
 from sweep.pipeline.records import accept, commit, restore
-from sweep.pipeline.runtime import ACTIVATION, Activation, Frame, Handle
+from sweep.pipeline.runtime import ACTIVATION, Activation, Frame, Handle, Place
 from sweep.pipeline.session import facts_of, session_of, stage_context
 from sweep.pipeline.state import State
 from sweep.pipeline.steps import Binding, BranchStep, Compiled, LoopStep, ParallelStep, StageStep, Step, result_names
 from sweep.pipeline.subtypes import Verdict, subtype
 from sweep.pipeline.together import together
+from sweep.tracker.stream import say
 from sweep.trial import Resources
 
 __all__ = ["execute", "reached"]
@@ -145,24 +146,39 @@ async def _elsewhere(act: Activation) -> Any:
     """Call the function in a child of our own, or where the executor of the sweep places it."""
     step: StageStep = act.step
     unit, frame, kwargs = step.unit, act.frame, act.kwargs or {}
+    if step.isolated is None:
+        step.isolated = Carried(unit.function, unit.positional, step.context_name)
     if step.hooks.get("isolate"):
-        if step.isolated is None:
-            step.isolated = Carried(unit.function, unit.positional, step.context_name)
         directory = None if frame.handle is None else frame.handle.store.run_directory(frame.handle.run_id)
         resources = step.hooks.get("resources") or Resources(cpus=frame.root.slots.cpus)
         job = Job(step.isolated, kwargs, step.context_name, resources, facts_of(act), directory, directory)
         return await frame.root.isolation.run(job, session_of(act) or NoSession(), act.deadline)
     if frame.place is None:
         return await _here(act)
+    if frame.place.apart:
+        return await (_apart(act, frame.place) if act.apart else _here(act))
     function = unit.function
     if unit.positional:
         kwargs = dict(kwargs)
         function = partial(function, *[kwargs.pop(name) for name in unit.positional if name in kwargs])
     act.frame = replace(frame, place=None)  # runs that it starts are part of its own slot
     try:
-        return await frame.place(act, function, kwargs, step.context_name)
+        return await frame.place.run(act, function, kwargs, step.context_name)
     finally:
         act.frame = frame
+
+
+async def _apart(act: Activation, place: Place) -> Any:
+    """Call the function in a process of the executor's; one that starts runs there is no leaf: it is called here."""
+    step: StageStep = act.step
+    try:
+        return received(await place.run(act, step.isolated, within(act.kwargs or {}, act.deadline), step.context_name))
+    except RunInChild:
+        known, name = act.frame.root.orchestrators, (step.name, step.where)
+        if name not in known:
+            say(f"stage {act.path!r} starts runs of its own: it is called in this process, and their leaves by the executor")
+        known.add(name)
+        return await _here(act)
 
 
 async def _nested(act: Activation, compiled: Compiled) -> Any:

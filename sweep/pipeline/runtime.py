@@ -29,9 +29,21 @@ from sweep.store.writer import Store
 from sweep.threads import WorkerThreads
 from sweep.tracker.stream import Stream, listeners, say
 
-__all__ = ["ACTIVATION", "Activation", "Frame", "Handle", "Root", "Slots", "current_activation", "open_root"]
+__all__ = ["ACTIVATION", "Activation", "Frame", "Handle", "Place", "Root", "Slots", "current_activation", "open_root"]
 
-Place = Callable[["Activation", Callable[..., Any], Mapping[str, Any], str | None], Awaitable[Any]]
+
+@final
+@dataclass(frozen=True, slots=True)
+class Place:
+    """Where a sweep's executor runs leaf functions.
+
+    Attributes:
+        run: Runs a function with its arguments, under the name of its context's parameter.
+        apart: It does so in processes of their own.
+    """
+
+    run: Callable[[Activation, Callable[..., Any], Mapping[str, Any], str | None], Awaitable[Any]]
+    apart: bool
 
 
 @final
@@ -92,6 +104,7 @@ class Root:
         fingerprints: Cached code fingerprints.
         isolation: Child processes for stages that ask for one.
         executors: Executors that were asked for by name: one of each for the whole tree.
+        orchestrators: Name and place of stages that were found to start runs of their own.
         said: Lines about defaults that people have been told: each once in a tree.
         interrupted: Name of the signal that ended the tree, or None.
     """
@@ -103,6 +116,7 @@ class Root:
         self.fingerprints = Fingerprinter()
         self.isolation = Isolation(self.threads)
         self.executors: dict[str, Any] = {}
+        self.orchestrators: set[tuple[str, str]] = set()
         self.said: set[str] = set()
         self.interrupted: str | None = None
         self.resume_line: str | None = None
@@ -158,7 +172,7 @@ class Frame:
         facts: Facts of the context that stages get: trial, attempt, seed.
         owner: The experiment whose pipeline runs, or None.
         session: The session of the trial this run is part of, or None.
-        place: Runs a leaf function elsewhere (a sweep's executor), or None to run it here.
+        place: Where leaf functions run (a sweep's executor), or None to run them here.
     """
 
     root: Root
@@ -196,6 +210,16 @@ class Activation:
     def path(self) -> str:
         """Path of the stage from the root, for messages."""
         return f"{self.frame.path}/{self.key}" if self.frame.path and self.key else self.frame.path or self.key
+
+
+    @property
+    def apart(self) -> bool:
+        """Whether its function runs in another process."""
+        place, step = self.frame.place, self.step
+        if step.hooks.get("isolate"):
+            return True
+        placed = step.unit.kind == "function" and place is not None and place.apart
+        return placed and (step.name, step.where) not in self.frame.root.orchestrators
 
 
 ACTIVATION: ContextVar[Activation | None] = ContextVar("sweep_activation", default=None)
