@@ -9,12 +9,12 @@ from __future__ import annotations
 import threading
 import traceback
 from collections import deque
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import CancelledError
 from contextlib import contextmanager, nullcontext, suppress
 from contextvars import ContextVar
 from dataclasses import dataclass, field
-from pathlib import Path
+from functools import partial
 from typing import Any, final
 
 import anyio
@@ -28,6 +28,7 @@ from sweep.experiments import events as ev
 from sweep.experiments.checkpoints import Checkpoints
 from sweep.experiments.conductor import Conductor, Step
 from sweep.experiments.eventlog import EventLog
+from sweep.experiments.inrow import Turn, in_row, in_row_on_the_loop
 from sweep.experiments.objective import FunctionObjective, Objective, PipelineObjective, Returned, as_numbers
 from sweep.experiments.purse import Purse, carrying, current_purse
 from sweep.experiments.restarts import PAUSED_WITHOUT_CHECKPOINT
@@ -101,6 +102,8 @@ class Driver:
     _strategy: anyio.Event = field(default_factory=anyio.Event)
     _token: EventLoopToken | None = None
     _thread: int = 0
+    _cheap: bool = False
+    _in_rows: bool = False
     _finish: ev.Finish | None = None
     _flushed: float = 0.0
     _failure: BaseException | None = None
@@ -118,6 +121,8 @@ class Driver:
             StoreError: The store cannot be written.
         """
         self._token, self._thread = current_token(), threading.get_ident()
+        self._cheap = bool(getattr(self.optimizer, "cheap", False))
+        self._in_rows = self._cheap and self._is_short()
         outside = current_clock()
         standing = self.conductor.machine.standing
         self._seen = (standing.cost, standing.resource)
@@ -142,6 +147,14 @@ class Driver:
         if self._finish is None:
             raise StrategyError("the sweep ended without a reason")
         return self._finish
+
+    def _is_short(self) -> bool:
+        """Whether a call may go on with the next trial by itself: one at a time, nothing to say on the way."""
+        objective = self.objective
+        alone = self.workers == self.repeats == 1 and self.executor.in_process and self.resources.time_limit is None
+        if not alone or not isinstance(objective, FunctionObjective) or objective.context_name is not None:
+            return False
+        return not objective.signature.is_generator
 
     async def _perform(self, tasks: Any) -> None:
         while self._finish is None:
@@ -168,15 +181,46 @@ class Driver:
         """Let the conductor take something, commit what came of it, and hand its effects on."""
         with self.mutex:
             try:
-                step = call(*args)
-                if step.events:
-                    self._commit(step.events)
+                step = self._taken(call, *args)
                 if step.effects:
                     self._hand_on(step.effects)
             except Exception as error:
                 self._fail(error)  # a strategy or the store is broken: no fault of the attempt that came upon it
                 raise
         return step
+
+    def _taken(self, call: Callable[..., Step], *args: Any) -> Step:
+        """Let the conductor take something, and a cheap optimizer what follows for it; commit it all at once.
+
+        A cheap optimizer lives in memory alone, so that nothing outside it precedes the commit; and as only it is
+        called here, always under the mutex, on any thread, its calls never wait for one another.
+        """
+        step = call(*args)
+        try:
+            if self._cheap and step.effects:
+                step.effects = self._answered(step)
+        finally:
+            if step.events:
+                self._commit(step.events)
+        return step
+
+    def _answered(self, step: Step) -> list[Any]:
+        """Perform a cheap optimizer's calls; add the events that follow to the step, and return the other effects."""
+        others: list[Any] = []
+        effects = deque(step.effects)
+        while effects:
+            effect = effects.popleft()
+            if isinstance(effect, ev.Observe):
+                self._observe(effect)
+            elif isinstance(effect, ev.Ask):
+                with _told_where(self.optimizer, "suggest"):
+                    trials = self.optimizer.suggest(effect.n)
+                more = self.conductor.suggested(effect, trials)
+                step.events += more.events
+                effects += more.effects
+            else:
+                others.append(effect)
+        return others
 
     def _commit(self, events: Sequence[ev.Event]) -> None:
         clock = current_clock()
@@ -225,10 +269,8 @@ class Driver:
         self._failure = self._failure or error
         self._hand_on(())
 
-    def _hand_on(self, effects: Sequence[Any]) -> None:
+    def _hand_on(self, effects: Iterable[Any]) -> None:
         if threading.get_ident() == self._thread:
-            if effects and getattr(self.optimizer, "cheap", False) and not self._calls and not any(map(_is_call, self._effects)):
-                effects = [effect for effect in effects if not self._at_once(effect)]
             self._effects.extend(effects)
             self._wake.set()
         elif self._token is not None:
@@ -298,18 +340,6 @@ class Driver:
         with self.turn, _told_where(self.optimizer, "observe"):
             self.optimizer.observe(effect.trial, effect.result)
 
-    def _at_once(self, effect: Any) -> bool:
-        """Perform a cheap optimizer's call here and now: no task, no thread."""
-        if isinstance(effect, ev.Observe):
-            self._observe(effect)
-        elif isinstance(effect, ev.Ask):
-            with _told_where(self.optimizer, "suggest"):
-                trials = self.optimizer.suggest(effect.n)
-            self.submit(self.conductor.suggested, effect, trials)
-        else:
-            return False
-        return True
-
     async def _suggest(self, ask: ev.Ask) -> None:
         hold = getattr(self.executor, "hold", nullcontext)  # virtual time stands still while a model thinks
         with hold(), _told_where(self.optimizer, "suggest"):
@@ -329,101 +359,144 @@ class Driver:
         while True:
             await self._one_attempt(start)
             turn += 1
-            if turn % _TURNS == 0:
+            if self._in_rows or turn % _TURNS == 0:
                 await anyio.lowlevel.checkpoint()
             if not self._effects or not isinstance(self._effects[0], ev.Start) or self._failure is not None:
                 return
             start = self._effects.popleft()
 
     async def _one_attempt(self, start: ev.Start) -> None:
-        trial, clock = start.trial, current_clock()
-        began = clock.now()
-        purse = Purse(trial.path, parent=self.purse, private=True)
+        clock = current_clock()
         kind: ev.Kind = "completed"
         value: Any = None
         error: str | None = None
-        key = (trial.number, start.run)
         with anyio.CancelScope() as scope:
-            self._scopes[key] = scope
+            turn = Turn(start, self._purse_of(start), scope, clock.now())
+            self._scopes[start.trial.number, start.run] = scope
             try:
                 async with holding(lambda: self._slots):
-                    began = clock.now()
-                    with carrying(purse):
-                        value = await self._call(start)
+                    turn.began = clock.now()
+                    with carrying(turn.purse):
+                        value = await self._call(start, turn)
             except TrialStopped:
                 kind = "stopped"
             except TrialPaused:
                 kind = "paused"
-                self._notice_pause(trial.number, start.run)
+                self._notice_pause(turn.start or start)
             except PlacementError as refusal:  # asked for by the user or the scheduler: no trial could run
                 self._fail(refusal)
             except Exception as failure:  # noqa: BLE001  # a trial's failure is a result, kept with its traceback
-                kind, error = self._failed(trial, start, failure)
+                kind, error = self._failed(turn.start or start, failure)
             except BaseExceptionGroup as group:
                 kind = _told(group)
+            finally:
+                with self.mutex:
+                    turn.over = True
         if scope.cancelled_caught:
             kind = "stopped"
-        del self._scopes[key]
+        if turn.start is None:
+            return
+        del self._scopes[turn.start.trial.number, turn.start.run]
         if self._failure is not None:  # the sweep is ending: this attempt was cut by that
             return
         plain, problem = as_numbers(value)
         if problem is not None and kind == "completed":
             kind, error = "failed", problem
-        ended = ev.Ended(
-            trial.number,
-            start.attempt,
-            kind,
-            plain,
-            error,
-            self._cost(start, purse, clock.now() - began),
-            clock.wall(),
-            start.run,
-        )
-        self._guarded(self.conductor.ended, ended)
+        self._guarded(self.conductor.ended, self._end(turn.start, turn, kind, plain, error))
 
-    def _notice_pause(self, number: int, run: int) -> None:
+    def _notice_pause(self, start: ev.Start) -> None:
         """Say once that a function which saves no checkpoint begins anew after a pause."""
         if not self.tells_pauses or not isinstance(self.objective, FunctionObjective):
             return
-        if self.conductor.machine.checkpoint(number, run) is None:
+        if self.conductor.machine.checkpoint(start.trial.number, start.run) is None:
             self.tells_pauses = False
             say(PAUSED_WITHOUT_CHECKPOINT)
 
-    def _cost(self, start: ev.Start, purse: Purse, seconds: float) -> float:
-        """Return what an attempt has cost: what the sweeps inside it did, else the seconds worked on it."""
-        if not purse.cost:
-            return seconds
-        self._counted = purse.cost - self.conductor.machine.charged(start.trial.number, start.run)
-        return self._counted
+    def _purse_of(self, start: ev.Start) -> Purse:
+        return Purse(start.trial.path, parent=self.purse, private=True)
 
-    async def _call(self, start: ev.Start) -> Any:
-        trial = start.trial
-        row = self.log.ids[trial.number]
-        session = TrialSession(self, start, row)
+    def _end(self, start: ev.Start, turn: Turn, kind: ev.Kind, value: Any, error: str | None = None) -> ev.Ended:
+        """Return the end of an attempt; its cost is what the sweeps inside it spent, else the seconds worked on it."""
+        clock, cost = current_clock(), turn.purse.cost
+        if cost:
+            cost = self._counted = cost - self.conductor.machine.charged(start.trial.number, start.run)
+        else:
+            cost = clock.now() - turn.began
+        return ev.Ended(start.trial.number, start.attempt, kind, value, error, cost, clock.wall(), start.run)
+
+    def _follow(self, turn: Turn, value: Any) -> bool:
+        """Submit what an attempt came to, where it ran, and go on with the next if it may follow at once."""
+        plain, problem = as_numbers(value)
+        with self.mutex:
+            start = turn.start
+            if turn.over or start is None or problem is not None or self._failure is not None:
+                return False
+            ended = self._end(start, turn, "completed", plain)
+            del self._scopes[start.trial.number, start.run]
+            turn.start = None
+            try:
+                effects = deque(self._taken(self.conductor.ended, ended).effects)
+                if effects and isinstance(effects[0], ev.Start) and self._may_follow(effects[0]):
+                    self._go_on(turn, effects[0])
+                    effects.popleft()
+                if effects:
+                    self._hand_on(effects)
+            except Exception as error:  # noqa: BLE001  # raised by ``run``
+                self._fail(error)
+            return turn.start is not None
+
+    def _may_follow(self, start: ev.Start) -> bool:
+        wanted = self.conductor.scheduler.allocate_resources(start.trial) or self.resources
+        return start.attempt == 1 and wanted == self.resources and not self._effects
+
+    def _go_on(self, turn: Turn, start: ev.Start) -> None:
+        """Put the next attempt in the place of the one that has ended."""
+        turn.start, turn.purse, turn.began = start, self._purse_of(start), current_clock().now()
+        self._scopes[start.trial.number, start.run] = turn.scope
+        act, _ = self._activation(start, self.resources)
+        ACTIVATION.set(act)
+        if turn.task is not None:
+            turn.task.facts = act.frame.facts
+
+    async def _call(self, start: ev.Start, turn: Turn) -> Any:
+        trial, objective = start.trial, self.objective
         resources = self.conductor.scheduler.allocate_resources(trial) or self.resources
-        directory = self.handle.store.run_directory(row)
-        facts = {
-            "run_id": row, "path": trial.path, "trial": trial.number, "attempt": start.attempt,
-            "step": start.step, "seed": start.seed,
-        }  # fmt: skip
-        objective = self.objective
-        leaf = isinstance(objective, FunctionObjective)
-        handle = self._trial_handle(trial, row, fresh=leaf or (start.attempt == 1 and start.step == 0))
-        here = self.executor.in_process and not isinstance(objective, PipelineObjective)
-        place = None if leaf or here else self._placing(session, resources, facts, directory)
-        frame = Frame(self.root, handle, trial.path, self.hooks, self.owner, session, place, facts=facts)
-        self._recall(start, row)
-        act = Activation(frame, None, f"run[{start.run}]" if self.repeats > 1 else "", None)
-        act.attempt = start.attempt
+        act, session = self._activation(start, resources)
+        frame = act.frame
+        self._recall(start, frame.facts["run_id"])
         token = ACTIVATION.set(act)  # runs that the objective starts here are children of the trial
         try:
             if not isinstance(objective, FunctionObjective):
                 return self._value(await objective.orchestrate(trial.params, act))
-            kwargs, function = objective.kwargs(trial.params), objective.callable
-            task = Task(function, kwargs, objective.context_name, resources, facts, directory, directory)
+            if self._in_rows and resources == self.resources:
+                row = in_row_on_the_loop if objective.signature.is_async else in_row
+                call = partial(row, turn, objective, self._follow)
+                turn.task = task = Task(call, {}, None, resources, frame.facts)
+            else:
+                kwargs, function = objective.kwargs(trial.params), objective.callable
+                directory = self.handle.store.run_directory(frame.facts["run_id"])
+                task = Task(function, kwargs, objective.context_name, resources, frame.facts, directory, directory)
             return await self.executor.run(task, session)
         finally:
             ACTIVATION.reset(token)
+
+    def _activation(self, start: ev.Start, resources: Resources) -> tuple[Activation, TrialSession]:
+        """Return what surrounds an attempt, and its wire into the sweep."""
+        trial, objective = start.trial, self.objective
+        row = self.log.ids[trial.number]
+        session = TrialSession(self, start, row)
+        facts = {
+            "run_id": row, "path": trial.path, "trial": trial.number, "attempt": start.attempt,
+            "step": start.step, "seed": start.seed,
+        }  # fmt: skip
+        leaf = isinstance(objective, FunctionObjective)
+        here = leaf or (self.executor.in_process and not isinstance(objective, PipelineObjective))
+        handle = self._trial_handle(trial, row, fresh=leaf or (start.attempt == 1 and start.step == 0))
+        place = None if here else self._placing(session, resources, facts)
+        frame = Frame(self.root, handle, trial.path, self.hooks, self.owner, session, place, facts=facts)
+        act = Activation(frame, None, f"run[{start.run}]" if self.repeats > 1 else "", None)
+        act.attempt = start.attempt
+        return act, session
 
     def _recall(self, start: ev.Start, row: int) -> None:
         """Count what sweeps inside this trial spent in earlier attempts."""
@@ -447,7 +520,9 @@ class Driver:
             self.handle.store, row, self.handle.root_id, path, journal, not fresh, self.handle.redo, trial.seed
         )
 
-    def _placing(self, session: TrialSession, resources: Resources, facts: Mapping[str, Any], directory: Path) -> Place:
+    def _placing(self, session: TrialSession, resources: Resources, facts: Mapping[str, Any]) -> Place:
+        directory = self.handle.store.run_directory(facts["run_id"])
+
         async def place(
             act: Activation, function: Callable[..., Any], kwargs: Mapping[str, Any], context: str | None
         ) -> Any:
@@ -458,14 +533,14 @@ class Driver:
 
         return Place(place, apart=not self.executor.in_process)
 
-    def _failed(self, trial: Trial, start: ev.Start, failure: Exception) -> tuple[ev.Kind, str]:
+    def _failed(self, start: ev.Start, failure: Exception) -> tuple[ev.Kind, str]:
         """Keep the traceback with the trial; return how it counts and one line."""
         kind: ev.Kind = "failed"
         text = "".join(traceback.format_exception(failure))
         line = "".join(traceback.format_exception_only(failure)).strip()
         if isinstance(failure, TrialFailed):
             kind, text, line = _KINDS.get(failure.kind, kind), failure.traceback or text, str(failure)
-        directory = self.handle.store.run_directory(self.log.ids[trial.number])
+        directory = self.handle.store.run_directory(self.log.ids[start.trial.number])
         directory.mkdir(parents=True, exist_ok=True)
         with (directory / "error.log").open("a", encoding="utf-8") as file:
             file.write(f"--- attempt {start.attempt}\n{text}\n")
@@ -502,10 +577,6 @@ _EVENTS: dict[type, str] = {
     ev.Saved: "trial.saved", ev.Promoted: "trial.promoted",
     ev.Exploited: "trial.exploited", ev.Ended: "trial.ended",
 }  # fmt: skip
-
-
-def _is_call(effect: Any) -> bool:
-    return isinstance(effect, ev.Observe | ev.Ask)
 
 
 @contextmanager

@@ -31,7 +31,8 @@ class Optimizer(ABC):
     Attributes:
         search_space: The space given to the constructor, or None (then the sweep's is used).
         finite: Whether suggestions run out by themselves (a grid); then a sweep needs no budget.
-        cheap: ``suggest`` returns within microseconds and need not be called in a worker thread.
+        cheap: ``suggest`` and ``observe`` return within microseconds and touch nothing but the optimizer's own memory:
+            they need no worker thread, and may come before the commit of what they follow from.
         TUNABLE: Search space of constructor arguments for meta-experiments (plain mapping).
     """
 
