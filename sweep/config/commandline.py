@@ -242,7 +242,8 @@ def _word(text: str) -> Any:
         return _WORDS[word]
     if _INT.fullmatch(word):
         return int(word)
-    return float(word) if _FLOAT.fullmatch(word) else text
+    number = float(word) if _FLOAT.fullmatch(word) else math.inf
+    return text if math.isinf(number) else number
 
 
 class _Reader:

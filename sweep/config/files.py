@@ -127,6 +127,8 @@ def _located(where: str, kind: type[Exception], load: Callable[[], Any]) -> Any:
         mark = getattr(error, "problem_mark", None)
         line = getattr(error, "lineno", None) if mark is None else mark.line + 1
         text = getattr(error, "problem", None) or getattr(error, "msg", None) or str(error)
+        if "python/" in text:
+            text += "; a config file is plain data, and nothing in it is run"
         raise ConfigError(f"{where}{f':{line}' if line else ''}: {text}") from error
     except (ValueError, RecursionError) as error:  # a duplicate key, a date that does not exist, nesting without end
         raise ConfigError(f"{where}: {error}") from error

@@ -362,7 +362,7 @@ class _Builder:
             f"{item.source!r}: no view of {self.name!r} knows {key!r}{hint}; it is set all the same "
             "(strict=True makes this an error)",
             UserWarning,
-            stacklevel=6,
+            stacklevel=_outside(),
         )
 
     def finish(self, views: Mapping[str, View]) -> Resolution:
@@ -374,7 +374,7 @@ class _Builder:
                     f"view {view.name!r} ({view.where}) read {dotted(path)!r}, which nothing has set; "
                     f"did you mean {dotted((*path[:-1], meant))!r}?",
                     UserWarning,
-                    stacklevel=5,
+                    stacklevel=_outside(),
                 )
         order = {kind: index for index, kind in enumerate(_BELOW)}
         layers = sorted(self.layers, key=lambda layer: order.get(layer.kind, len(order)))
@@ -452,6 +452,14 @@ def _hint(key: str, views: Mapping[str, View]) -> str:
     return ""
 
 
+def _outside() -> int:
+    """Return the ``stacklevel`` of a warning that is to name the first line outside this package."""
+    level, frame = 1, sys._getframe(1)
+    while frame.f_back is not None and str(frame.f_globals.get("__name__")).startswith("sweep.config."):
+        level, frame = level + 1, frame.f_back
+    return level
+
+
 def _inside(path: Path, known: Iterable[Path]) -> bool:
     """Whether ``path`` lies in a known leaf (a mapping that was empty, or None)."""
     whole = set(known)
@@ -493,10 +501,18 @@ def _coerced(item: Assignment, known: Any) -> Any:
         return value if isinstance(value, str) else item.text  # where text stands, all that is written is text
     for kinds, words, fits, convert in _RULES:
         if isinstance(known, kinds):
-            if fits(value):
+            if fits(value) and not _has_strange_text(value, known):
                 return convert(value, known)
             shown = item.text if item.text is not None else repr(value)
             raise ConfigError(
                 f"{item.source!r}: {dotted(item.path)!r} is {words} ({known!r}), got {shown}{range_hint(shown)}"
             )
     return value
+
+
+def _has_strange_text(value: Any, known: Any) -> bool:
+    """Whether text stands in a list that overrides a list of numbers."""
+    if not isinstance(known, list | tuple) or not known:
+        return False
+    numbers = all(isinstance(one, int | float) for one in known)
+    return numbers and any(isinstance(one, str) for one in value)

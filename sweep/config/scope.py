@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import functools
 import inspect
+import os
 import sys
 import threading
 from abc import ABC, abstractmethod
@@ -21,7 +22,7 @@ from sweep.config.layers import History, diff, history_of
 from sweep.config.manual import RULE, manual_text
 from sweep.config.resolve import Resolution, resolve
 from sweep.config.schema import Schema
-from sweep.config.views import LazyBlock, View, plan_views
+from sweep.config.views import LazyBlock, Plan, View, plan_views
 from sweep.errors import ConfigError, UnknownName
 
 if TYPE_CHECKING:
@@ -171,6 +172,7 @@ class _Configurable(ABC):
 
         Raises:
             ConfigError: When it is called: see :meth:`resolve`.
+            SystemExit: Instead, with status 2 and the message on stderr, where ``sys.argv`` of a script is wrong.
         """
         self._main = function.__name__
         self._of_script = self._of_script or function.__module__ == "__main__"
@@ -215,9 +217,10 @@ class _Configurable(ABC):
             self._used = self._argv(function.__module__)
             return self._resolutions(self._used)
         except ConfigError as error:
-            if getattr(error, "__notes__", None):
-                raise  # a view failed: its lines matter
-            raise error.with_traceback(None) from error.__cause__  # a wrong word: the message says it all
+            if getattr(error, "__notes__", None) or function.__module__ != "__main__" or not self._reads_argv():
+                raise  # a view failed, and its lines matter; or a caller that can catch it
+            sys.stderr.write(f"{os.path.basename(sys.argv[0])}: error: {error}\n")
+            raise SystemExit(2) from error  # a wrong word on a script's command line, as argparse has it
 
     def _fill(
         self,
@@ -248,8 +251,12 @@ class _Configurable(ABC):
         if module is None:
             views = [view.call.__module__ for scope in self.scopes for view in scope.views.values()]
             module = "__main__" if self._of_script or "__main__" in views else ""
-        script = hasattr(sys.modules.get("__main__"), "__file__") or sys.argv[:1] == ["-c"]  # no notebook or prompt
-        return tuple(sys.argv[1:]) if module == "__main__" and script else ()
+        return tuple(sys.argv[1:]) if module == "__main__" and self._reads_argv() else ()
+
+    def _reads_argv(self) -> bool:
+        """Whether ``sys.argv`` is a script's command line, and nobody has given words: no notebook, no prompt."""
+        script = hasattr(sys.modules.get("__main__"), "__file__") or sys.argv[:1] == ["-c"]
+        return script and _words.get().get(self, self._parsed) is None
 
     def _resolutions(self, argv: tuple[str, ...], *, fresh: bool = False) -> Mapping[Any, Resolution]:
         """Resolve, once for each command line: views run once."""
@@ -400,18 +407,22 @@ class Scope(_Configurable):
     def _resolve_all(self, argv: Sequence[str]) -> Mapping[Any, Resolution]:
         words = parse_arguments(argv, self._parser)
         if words.manual:
-            _print_manual(self._manual(words), self._parser)
+            _print_manual(self._manual(words, self._main), self._parser)
         return {self: self._resolve(words, [from_file(path) for path in words.files])}
 
-    def _manual(self, words: Arguments) -> str:
-        plan = plan_views(self.views, words.views, f"scope {self.name!r}")
+    def _manual(self, words: Arguments, main: str) -> str:
+        plan = self._plan(words)
         texts = ADict(self._schema.describe() if self._schema is not None else {})
         texts.merge(self._manuals)
         inputs = [*words.files, *(item.source for item in words.assignments)]
-        return manual_text(self.name, self.views, plan, inputs, self._main, texts)
+        return manual_text(self.name, self.views, plan, inputs, main, texts)
+
+    def _plan(self, words: Arguments) -> Plan:
+        keys = () if self._schema is None else self._schema.model.model_fields
+        return plan_views(self.views, words.views, f"scope {self.name!r}", keys)
 
     def _resolve(self, words: Arguments, from_files: Sequence[Explicit]) -> Resolution:
-        plan = plan_views(self.views, words.views, f"scope {self.name!r}")
+        plan = self._plan(words)
         items = list(words.assignments)
         items += [Assignment((key,), value, None, f"--{key}", typed=True) for key, value in words.flags.items()]
         found = [*from_files, from_environment(self._prefix), Explicit("command line", "", items)]
@@ -482,7 +493,7 @@ class MultiScope(_Configurable):
         words = parse_arguments(argv, parsers[0] if parsers else None)
         shares = self._shares(words)
         if words.manual:
-            text = "\n".join(scope._manual(shares[scope]) for scope in self._scopes)
+            text = "\n".join(scope._manual(shares[scope], self._main) for scope in self._scopes)
             _print_manual(text, parsers[0] if parsers else None)
         found = {scope: [] for scope in self._scopes}  # type: dict[Scope, list[Explicit]]
         for path in words.files:
@@ -515,7 +526,8 @@ class MultiScope(_Configurable):
         if owners:
             named = " or ".join(f"{scope.name}.{name}" for scope in owners)
             raise ConfigError(f"view {name!r} is in {len(owners)} scopes; write {named}")
-        raise UnknownName("view", name, [view for scope in self._scopes for view in scope.views])
+        lead = {scope: f"{scope.name}." if rest else "" for scope in self._scopes}
+        raise UnknownName("view", name, {f"{lead[scope]}{view}" for scope in self._scopes for view in scope.views})
 
     def _sorted(self, items: Sequence[Assignment]) -> dict[Scope, list[Assignment]]:
         """Hand each value to its scope, without the scope's name."""

@@ -81,13 +81,14 @@ class Plan:
     lazy: list[View] = field(default_factory=list)
 
 
-def plan_views(views: Mapping[str, View], selected: Sequence[str], where: str = "") -> Plan:
+def plan_views(views: Mapping[str, View], selected: Sequence[str], where: str = "", keys: Iterable[str] = ()) -> Plan:
     """Choose and order the views: needs first, then priority, then order.
 
     Args:
         views: All views of the scope.
         selected: The names on the command line, in order.
         where: What to say of the place of a wrong name.
+        keys: Known keys, for the hint that one of them was meant.
 
     Raises:
         UnknownName: A view, selected or needed, that does not exist.
@@ -99,6 +100,8 @@ def plan_views(views: Mapping[str, View], selected: Sequence[str], where: str = 
             _add(view.name, views, wanted, (), where)
     by_default = set(wanted)
     for name in selected:
+        if name not in views and name in {*keys, *(key for view in views.values() for key in view.sets())}:
+            raise UnknownName("view", name, views, f"{where}; it is a key: {name}=VALUE")
         _add(name, views, wanted, (), where)
     for view in wanted.values():
         for name in view.needs:

@@ -591,3 +591,26 @@ def test_resolved_configs_are_frozen_and_have_no_auto() -> None:
     copied = found.copy()
     copied.model.depth = 3
     assert pickle.loads(pickle.dumps(found)) == found  # our own bytes
+
+
+def test_text_in_a_list_of_numbers_and_a_number_without_end_are_refused() -> None:
+    scope = Scope()
+
+    @scope.observe(default=True)
+    def view(cfg: ADict) -> None:
+        cfg.layers = [64, 128]
+        cfg.names = ["a"]
+        cfg.lr = 0.1
+
+    assert scope.resolve(["layers=[1.5]", "names=[1 2]"]).to_dict() == {"layers": [1.5], "names": ["1 2"], "lr": 0.1}
+    with pytest.raises(ConfigError, match=r"'layers' is a list \(\[64, 128\]\), got \[1 2\]"):
+        scope.resolve(["layers=[1 2]"])
+    with pytest.raises(ConfigError, match="'lr' is a number .*got 1e400"):
+        scope.resolve(["lr=1e400"])
+
+
+def test_a_warning_names_the_line_that_asked_for_the_config() -> None:
+    scope = Scope()
+    with pytest.warns(UserWarning, match="no view of 'config' knows 'new'") as caught:
+        scope.resolve(["new=1"])
+    assert caught[0].filename == __file__

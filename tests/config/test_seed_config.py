@@ -387,6 +387,7 @@ def test_new_keys_are_accepted_with_a_warning(tmp_path: Path) -> None:
     assert "'backbone': {'resnet': {'depth': 50}}" in done.stdout
     assert "'data': {'batch_size': 32}" in done.stdout
     assert "no view of 'config' knows 'data.batch_size'" in done.stderr
+    assert "train.py:" in done.stderr.splitlines()[0]
 
 
 def test_a_view_that_is_not_selected_is_suggested(tmp_path: Path) -> None:
@@ -395,21 +396,39 @@ def test_a_view_that_is_not_selected_is_suggested(tmp_path: Path) -> None:
     assert "no key 'dataset' in config; view 'my_config' sets it (train.py:8)" in done.stderr
 
 
+def test_a_wrong_word_can_be_caught_where_the_program_gives_the_words_itself(tmp_path: Path) -> None:
+    script = QUICK_START.replace("    train()", "    scope.parse(['lrr=1'])")
+    done = run(tmp_path, script, "")
+    assert "sweep.errors.UnknownName: unknown key 'lrr'" in done.stderr
+
+
+def test_a_mistake_in_a_view_shows_its_line(tmp_path: Path) -> None:
+    done = run(tmp_path, QUICK_START.replace("cfg.lr = 0.001", "cfg.lr = cfg.base * 2"), "")
+    assert done.returncode == 1
+    assert "cfg.lr = cfg.base * 2" in done.stderr
+    assert "nothing has set what it read: base" in done.stderr
+
+
 @pytest.mark.parametrize(
     ("words", "said"),
     [
-        ("lrr=1", "UnknownName: unknown key 'lrr' (lrr=1); did you mean 'lr'?"),
-        ("lr=abc", "ConfigError: 'lr=abc': 'lr' is a number (0.001), got abc"),
-        ("confg", "UnknownName: unknown view 'confg' (scope 'config'); did you mean 'config'?"),
-        ("--lr=1", "UnknownName: unknown flag '--lr' (values are given as key=value)"),
+        ("lrr=1", "unknown key 'lrr' (lrr=1); did you mean 'lr'?"),
+        ("lr=abc", "'lr=abc': 'lr' is a number (0.001), got abc"),
+        ("confg", "unknown view 'confg' (scope 'config'); did you mean 'config'?"),
+        ("lr 0.1", "unknown view 'lr' (scope 'config'; it is a key: lr=VALUE)"),
+        ("--lr=1", "unknown flag '--lr' (values are given as key=value)"),
         ("lr=__import__('os').mkdir('made')", "'lr' is a number"),
+        ("--config evil.yaml", "a config file is plain data, and nothing in it is run"),
     ],
 )
-def test_a_typo_gives_one_clear_message(words: str, said: str, tmp_path: Path) -> None:
+def test_a_typo_gives_one_line(words: str, said: str, tmp_path: Path) -> None:
+    (tmp_path / "evil.yaml").write_text("lr: !!python/object/apply:os.mkdir [made]\n")
     done = run(tmp_path, QUICK_START, words)
-    assert done.returncode == 1
-    assert said in done.stderr.splitlines()[-1]
-    assert len(done.stderr.splitlines()) < 15
+    assert done.returncode == 2, "as argparse has it"
+    (line,) = done.stderr.splitlines()
+    assert line.startswith("train.py: error: ")
+    assert said in line
+    assert done.stdout == ""
     assert not (tmp_path / "made").exists()
 
 
