@@ -67,6 +67,7 @@ def test_scopes_are_isolated() -> None:
         (["tuned"], ConfigError, r"in 2 scopes; write model.tuned or data.tuned"),
         (["imagnet"], UnknownName, "did you mean 'imagenet'"),
         (["data.big"], UnknownName, "unknown view 'big'"),
+        (["modle.tuned"], UnknownName, r"did you mean 'model\.tuned'"),
         (["modl.lr=1"], UnknownName, "unknown scope 'modl'.*did you mean 'model'"),
         (["lr=1"], UnknownName, "unknown scope 'lr'.*model.lr=1"),
         (["model.lrr=1"], UnknownName, "did you mean 'lr'"),

@@ -605,7 +605,7 @@ def test_text_in_a_list_of_numbers_and_a_number_without_end_are_refused() -> Non
     assert scope.resolve(["layers=[1.5]", "names=[1 2]"]).to_dict() == {"layers": [1.5], "names": ["1 2"], "lr": 0.1}
     with pytest.raises(ConfigError, match=r"'layers' is a list \(\[64, 128\]\), got \[1 2\]"):
         scope.resolve(["layers=[1 2]"])
-    with pytest.raises(ConfigError, match="'lr' is a number .*got 1e400"):
+    with pytest.raises(ConfigError, match=r"'lr' is a number .*got 1e400"):
         scope.resolve(["lr=1e400"])
 
 

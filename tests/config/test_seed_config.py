@@ -481,6 +481,8 @@ def test_the_manual_of_several_scopes(tmp_path: Path) -> None:
     assert lines[second + 2] == "train_defaults → (CLI Inputs) → main"
     assert "train.epochs: Total training epochs" in lines
     assert run(tmp_path, MULTI_MANUAL, "").stdout == "Training resnet50 with lr=0.001\n"
+    other = MULTI_MANUAL.replace("def main(", "def learn(").replace("    main()", "    learn()")
+    assert "train_defaults → (CLI Inputs) → learn" in run(tmp_path, other, "manual").stdout.splitlines()
 
 
 def test_the_manual_of_the_real_world_example(tmp_path: Path) -> None:
