@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import itertools
 import logging
+import os
 import subprocess
 import sys
 import textwrap
@@ -19,9 +20,10 @@ import anyio.lowlevel
 import pytest
 from pydantic import BaseModel
 
-from sweep import Pipeline, Retry, State
+from sweep import Experiment, Pipeline, Resources, Retry, State, SweepExperiment, Uniform
 from sweep.clock import current_clock, using_clock
 from sweep.errors import ContractError, ContractViolation, HookError, NotAwaited, StageTimeout, SweepError
+from sweep.optimizers import RandomOptimizer
 from sweep.testing.clock import VirtualClock
 
 anyio_mark = pytest.mark.anyio
@@ -688,12 +690,85 @@ def test_bare_runs_keep_nothing(store_path: Path) -> None:
 
 
 def test_resources_are_waited_for_outside_of_the_timeout_and_impossible_ones_refused() -> None:
-    from sweep import Resources
     from sweep.errors import PlacementError
 
     with pytest.raises(PlacementError, match="available"):
         Pipeline().stage("s", give(1)).through(x=int, resources=Resources(cpus=10_000)).run()
     assert Pipeline().stage("s", give(1)).through(x=int, resources=Resources(cpus=1), timeout=5).run().x == 1
+
+
+ALL = Resources(cpus=os.cpu_count() or 1)
+"""Two that hold this can never run at once, and one inside the other would wait for ever."""
+
+
+class Leaf(Experiment):
+    """One stage that wants everything."""
+
+    def pipeline(self) -> Pipeline:
+        return Pipeline().stage("leaf", give(1), resources=ALL).through(x=int)
+
+
+async def starts_a_pipeline() -> int:
+    return int((await Pipeline().stage("leaf", give(1), resources=ALL).through(x=int).run()).x)
+
+
+async def starts_an_experiment() -> int:
+    return int((await Leaf().run()).state.x)
+
+
+async def starts_a_sweep() -> int:
+    objective = Pipeline(lr=float).stage("leaf", give(1.0), resources=ALL).through(loss=float)
+    sweep = SweepExperiment(objective, {"lr": Uniform(0, 1)}, optimizer=RandomOptimizer(), workers=2, name="inner")
+    return int((await sweep.run(3)).best_score)
+
+
+def starts_one_in_a_thread() -> int:
+    return int(Leaf().run().state.x)
+
+
+@pytest.mark.anyio
+@pytest.mark.parametrize("name", [None, "kept"])
+@pytest.mark.parametrize(
+    "what",
+    [Leaf().pipeline(), Pipeline().stage("deep", Leaf().pipeline()).through(x=int), starts_a_pipeline, starts_an_experiment,
+     starts_a_sweep, starts_one_in_a_thread],
+    ids=["pipeline", "deep", "starts a pipeline", "starts an experiment", "starts a sweep", "in a thread"],
+)  # fmt: skip
+async def test_an_orchestrator_holds_no_resources(what: Any, name: str | None) -> None:
+    if what is starts_a_sweep and name is None:
+        pytest.skip("a sweep is kept")
+    local = Pipeline().stage("s", what, resources=ALL).through(x=int)
+    everywhere = Pipeline().stage("s", what).through(x=int).with_global_hooks(resources=ALL)
+    with anyio.fail_after(20):
+        assert (await local.run(name=name)).x == 1
+        assert (await everywhere.run(name=name and f"{name} globally")).x == 1
+
+
+@pytest.mark.anyio
+async def test_resources_of_a_pipeline_are_those_of_each_of_its_stages() -> None:
+    running, most = [0], [0]
+
+    async def work() -> None:
+        running[0] += 1
+        most[0] = max(most[0], running[0])
+        await anyio.lowlevel.checkpoint()
+        running[0] -= 1
+
+    both = Pipeline().stage("one", work).stage("two", work)
+    pipeline = Pipeline().parallel(a=both, b=both).through(resources=ALL)
+    with anyio.fail_after(20):
+        await pipeline.run()
+    assert most == [1]
+    most[0] = 0
+    await Pipeline().parallel(a=both, b=both).run()
+    assert most == [2]
+
+
+def test_resources_of_an_experiment_are_refused_with_the_remedy() -> None:
+    with pytest.raises(ContractError, match=r"resources= is for functions.*with_global_hooks\(resources="):
+        Pipeline().stage("s", Leaf(), resources=ALL).check()
+    with pytest.raises(ContractError, match=r"map 's'.*resources= is for functions"):
+        Pipeline(xs=list[int]).map("s", Leaf(), over="xs", resources=ALL).check()
 
 
 def test_seed_004_debug_and_production_hooks(caplog: pytest.LogCaptureFixture) -> None:

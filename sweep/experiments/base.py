@@ -292,8 +292,9 @@ class Experiment:
             ):
                 return await self._durable(root, opened, compiled, state, None, budget)
         if parent.frame.handle is None:
-            return await self._bare(parent, compiled, state)
-        async with open_child(parent, spec) as opened:
+            async with parent.lending():
+                return await self._bare(parent, compiled, state)
+        async with parent.lending(), open_child(parent, spec) as opened:
             return await self._durable(parent.frame.root, opened, compiled, state, parent.frame, budget)
 
     async def _bare(self, parent: Activation, compiled: Compiled, state: State) -> RunResult:

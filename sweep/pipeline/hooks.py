@@ -29,6 +29,7 @@ from sweep.pipeline.records import accept, attempts_before, cached, failed_attem
 from sweep.pipeline.runtime import Activation
 from sweep.pipeline.state import State
 from sweep.trial import Resources
+from sweep.turns import holding
 
 __all__ = ["NO_TERMINAL", "Call", "ask", "at_terminal", "compose", "named", "required"]
 
@@ -117,7 +118,8 @@ def _resources(asked: Resources, inner: Call) -> Call:
         if asked.cpus > slots.cpus or asked.gpus > slots.gpus:
             have = {"cpus": slots.cpus, "gpus": slots.gpus}
             raise PlacementError(f"stage {act.path!r}", {"cpus": asked.cpus, "gpus": asked.gpus}, have)
-        async with slots.hold(asked.cpus, asked.gpus):
+        act.held = holding(lambda: slots.hold(asked.cpus, asked.gpus))
+        async with act.held:
             return await inner(act)
 
     return call

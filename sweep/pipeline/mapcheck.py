@@ -33,7 +33,9 @@ class MapCheck:
         self.known.unique("map", node.name, node.where)
         place, hooks = place_of(node), self.check.merged(node)
         per_item = {name: hooks.pop(name) for name in ("isolate", "resources") if name in hooks} | dict(each.hooks)
+        given = {**node.hooks, **each.hooks}
         unit = self.check.unit(each.what, per_item, place)
+        self.check.leaves(given, unit, place)
         contract = self.check.contract(node.through, place)
         item_contract = None if "transform" in hooks else self.item_contract(contract, each, place)
         if item_contract is not None and "transform" not in per_item:

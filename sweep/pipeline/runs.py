@@ -46,7 +46,8 @@ async def run_pipeline(
     compiled = checked(hooks=inherited)
     state = State(complete(compiled, values, "run"))
     if parent is not None:
-        return await _below(parent, compiled, state, name)
+        async with parent.lending():
+            return await _below(parent, compiled, state, name)
     async with open_root(owns_loop) as root:
         if name is None:
             return await execute(compiled, state, Frame(root))

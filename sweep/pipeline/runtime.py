@@ -28,6 +28,7 @@ from sweep.store.journal import Journal
 from sweep.store.writer import Store
 from sweep.threads import WorkerThreads
 from sweep.tracker.stream import Stream, listeners, say
+from sweep.turns import holding
 
 __all__ = ["ACTIVATION", "Activation", "Frame", "Handle", "Place", "Root", "Slots", "current_activation", "open_root"]
 
@@ -194,7 +195,7 @@ class Frame:
 class Activation:
     """One stage at one place in one run: loop iterations are activations of their own."""
 
-    __slots__ = ("attempt", "children", "deadline", "frame", "key", "kwargs", "live", "results", "started", "state", "step")
+    __slots__ = ("attempt", "children", "deadline", "frame", "held", "key", "kwargs", "live", "results", "started", "state", "step")
 
     def __init__(self, frame: Frame, step: Any, key: str, state: Any) -> None:
         self.frame, self.step, self.key, self.state = frame, step, key, state
@@ -205,12 +206,26 @@ class Activation:
         self.children: dict[str, int] = {}
         self.live: set[str] = set()
         self.results: list[Any] | None = None
+        self.held: holding[None] | None = None
 
     @property
     def path(self) -> str:
         """Path of the stage from the root, for messages."""
         return f"{self.frame.path}/{self.key}" if self.frame.path and self.key else self.frame.path or self.key
 
+
+    @asynccontextmanager
+    async def lending(self) -> AsyncIterator[None]:
+        """Give back the resources that the stage holds while a run of its own works: that one's leaves take theirs."""
+        held = self.held
+        if held is None:
+            yield
+            return
+        await held.lend()
+        try:
+            yield
+        finally:
+            await held.recover()
 
     @property
     def apart(self) -> bool:

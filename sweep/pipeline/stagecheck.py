@@ -23,6 +23,9 @@ from sweep.pipeline.units import Unit, make_unit
 
 __all__ = ["StageCheck", "own_fields", "place_of"]
 
+_OF_LEAVES = ("isolate", "resources")
+"""Hooks that mean the functions a stage comes to, wherever they stand."""
+
 
 @final
 class StageCheck:
@@ -42,11 +45,7 @@ class StageCheck:
         step = StageStep(node.name, unit, self.bind(node, unit, place), contract, hooks, node.where)
         if contract is not None and "transform" not in hooks:
             self.returns(unit, contract, place)
-        if "isolate" in node.hooks and unit.kind not in ("function", "pipeline"):
-            self.known.problem(
-                f"{place}: isolate= is for functions and pipelines of them, not for a stage that is a {unit.kind}; "
-                "with_global_hooks(isolate='process') reaches every function inside"
-            )
+        self.leaves(node.hooks, unit, place)
         structure.append({"stage": node.name, "kind": unit.kind, "gives": text_of(step.contract), "is": unit.structure})
         return step
 
@@ -56,18 +55,30 @@ class StageCheck:
             self.known.give(step.contract, step.name, place_of(node), may_skip="skip_if" in step.hooks)
         self.hooks_of(node, step, place_of(node))
 
-    def unit(self, what: Any, hooks: Mapping[str, Any], place: str) -> Unit:
-        """Return what a stage runs; the stages inside a sub-pipeline are wrapped by the global hooks, too."""
+    def unit(self, what: Any, hooks: dict[str, Any], place: str) -> Unit:
+        """Return what a stage runs. The stages inside a sub-pipeline are wrapped by the global hooks, too, and by
+        those of its own that are for leaves: an orchestrator holds nothing itself."""
         unit = make_unit(what, self.known.fields)
-        inside = [*self.known.hooks, {"isolate": hooks["isolate"]}] if hooks.get("isolate") else self.known.hooks
-        if unit.within is not None and inside:
-            unit = replace(unit, nested=unit.within(inside))
+        if unit.kind != "function":
+            theirs = {name: hooks.pop(name) for name in _OF_LEAVES if hooks.get(name)}
+            inside = (*self.known.hooks, theirs) if theirs else self.known.hooks
+            if unit.within is not None and inside:
+                unit = replace(unit, nested=unit.within(inside))
         for text in (*unit.problems, *unit.signature.problems):
             self.known.problem(f"{place}: {text}")
         if unit.nested is not None:
             self.known.out.breakpoints += unit.nested.breakpoints
             self.known.out.warnings += unit.nested.warnings
         return unit
+
+    def leaves(self, given: Mapping[str, Any], unit: Unit, place: str) -> None:
+        """Refuse hooks for leaves where a stage has none of its own."""
+        for name in _OF_LEAVES:
+            if given.get(name) and unit.kind not in ("function", "pipeline"):
+                self.known.problem(
+                    f"{place}: {name}= is for functions and pipelines of them, not for a stage that is a {unit.kind}; "
+                    f"with_global_hooks({name}={given[name]!r}) reaches every function inside"
+                )
 
     # ------------------------------------------------------------ contract and hooks
 
