@@ -465,3 +465,11 @@ def test_an_iteration_begun_in_its_first_map_goes_on_whatever_the_predicate_says
     assert built.run(xs=[1, 2, 3], n=0, name="run").n == 2
     assert runs == [(0, 1), (0, 2), (0, 3), (1, 1), (1, 2), (1, 2), (1, 3)]
     assert answers == [False]
+
+
+def test_a_kept_run_takes_a_generator_which_has_no_name_of_a_module() -> None:
+    async def double(x: int) -> int:
+        return 2 * x
+
+    pipeline = Pipeline(xs=Iterator[int]).map("each", double, over="xs", concurrency=3).through(ys=list[int])
+    assert pipeline.run(xs=(x for x in range(5)), name="generated").ys == [0, 2, 4, 6, 8]

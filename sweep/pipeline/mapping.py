@@ -63,12 +63,14 @@ class _Mapping:
         self.commits = None if self.handle is None else _Commits(self.handle, act.frame.root.threads)
         self.shared = {name: one for name, one in (act.kwargs or {}).items() if name in _names(items)}
         self.failures: dict[int, Exception] = {}
-        self.results: list[Any] = []
+        self.results = Results()
 
     async def run(self) -> Results:
         source = self.source()
         workers = [lambda: self.work(source)] * self.items.concurrency
         await together(workers, f"items of map {self.act.path!r}")
+        if not self.failures and "retry" not in self.act.step.hooks:
+            return self.results  # a copy only where another attempt may need what this one has left open
         return Results((None if one is _OPEN else one for one in self.results), self.failures)
 
     def source(self) -> Iterator[tuple[int, Any]]:
@@ -79,7 +81,7 @@ class _Mapping:
             raise SweepError(
                 f"map {act.path!r}: {self.items.over!r} is used up after one pass; give a list to try again"
             )
-        self.results = act.results = act.results if act.results is not None else []
+        self.results = act.results = act.results if isinstance(act.results, Results) else Results()
         return enumerate(iterator)
 
     async def work(self, source: Iterator[tuple[int, Any]]) -> None:

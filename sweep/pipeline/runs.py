@@ -75,7 +75,7 @@ def _identity(value: Any) -> str:
     try:
         return structure_hash(encode(value, MemoryBlobs()))
     except NotStorable:
-        named = value if hasattr(value, "__qualname__") else type(value)
+        named = value if hasattr(value, "__module__") and hasattr(value, "__qualname__") else type(value)
         return f"{named.__module__}.{named.__qualname__}"
 
 
