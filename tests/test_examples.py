@@ -12,6 +12,7 @@ import pytest
 EXAMPLES = Path(__file__).parents[1] / "examples"
 PROMISED = {
     "async_objective.py": "1000 trials",
+    "config_children.py": "refused: fields.data: 'digits' -> 'mnist'",
     "config_scopes.py": "",
     "contracts_and_hooks.py": "did you mean 'slope'",
     "control_flow.py": "--- start\nfit degree 2\nfit degree 4\nbest degree 3",

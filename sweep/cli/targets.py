@@ -6,6 +6,7 @@ import importlib.util
 import inspect
 import sys
 import typing
+import warnings
 from collections.abc import Container, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -223,7 +224,9 @@ def _configure(what: Any, name: str, words: Sequence[str], prefix: str | None) -
         what.name = typed("name", [item], str)
     if isinstance(config, Configuration):
         ranges, words = _ranges(what, words)
-        _parse(config, words, prefix)
+        with warnings.catch_warnings():  # what no view knows, a run inside may: the experiment refuses what nobody takes
+            warnings.filterwarnings("ignore", "(?s).*: no view of .* knows", UserWarning)
+            _parse(config, words, prefix)
         given = Given.of(config) + Given.by(sources(_values(ranges)))
     else:
         given = Given.of(config) + Given.by(sources(_values(words), prefix))

@@ -270,9 +270,11 @@ def test_runs_inside_are_given_their_own_words(run: Cli, cli: Cli) -> None:
 
 
 def test_words_are_those_of_the_scope_that_the_experiment_has(run: Cli, cli: Cli) -> None:
-    run("scoped", "big", "exploration.lr=uniform(5,6)", "--budget", "1")
+    text = run("scoped", "big", "exploration.lr=uniform(5,6)", "exploration.depth=2", "--budget", "1").stderr
+    assert "no view" not in text, "a run inside takes it"
     *trials, last = calls()
     assert last == "fit 4.0"
+    assert all(line.split()[1] == "2" for line in trials)
     assert all(float(line.split()[0]) >= 5 for line in trials)
     text = cli("config", "why", "train.lr", "scoped").stdout
     assert "0.25 → 4.0" in text

@@ -511,3 +511,75 @@ def test_a_decorated_function_of_a_script_travels_to_another_process_with_its_wo
     )
     done = run(tmp_path, script, "lr=0.5")
     assert (done.stdout, done.stderr) == ("Training resnet50 with lr=0.5\n", "")
+
+
+BEST_PRACTICE = """
+from sweep.config import ADict, Scope
+
+scope = Scope()
+
+@scope.observe(default=True)
+def defaults(cfg):
+    # Data
+    cfg.data = ADict(
+        dataset='cifar10',
+        batch_size=32,
+        num_workers=4
+    )
+
+    # Model
+    cfg.model = ADict(
+        backbone='resnet50',
+        pretrained=True
+    )
+
+    # Training
+    cfg.train = ADict(
+        lr=0.001,
+        epochs=100,
+        optimizer='adam'
+    )
+
+    # Experiment tracking
+    cfg.experiment = ADict(
+        project_name='my_project',
+        sql=ADict(db_path='sqlite:///experiments.db')
+    )
+"""
+MODELS = """
+from configs.default import scope
+
+@scope.observe()
+def large(cfg):
+    cfg.model.backbone = 'resnet101'
+    cfg.train.lr = 0.0005
+"""
+WORKFLOW = """
+import configs.models
+from configs.default import scope
+
+@scope
+def train(cfg):
+    print(cfg.model.backbone, cfg.data.dataset, cfg.train.lr, cfg.train.epochs, cfg.experiment.sql.db_path)
+
+if __name__ == '__main__':
+    train()
+"""
+
+
+@pytest.mark.parametrize(
+    ("words", "out"),
+    [
+        ("", "resnet50 cifar10 0.001 100 sqlite:///experiments.db"),
+        ("large train.epochs=3 data.dataset=imagenet", "resnet101 imagenet 0.0005 3 sqlite:///experiments.db"),
+    ],
+)
+def test_the_best_practices_of_the_seed(words: str, out: str, tmp_path: Path) -> None:
+    """A package of configs, views in several files, parts that are ADicts."""
+    (tmp_path / "configs").mkdir()
+    (tmp_path / "configs" / "default.py").write_text(BEST_PRACTICE)
+    (tmp_path / "configs" / "models.py").write_text(MODELS)
+    done = run(tmp_path, WORKFLOW, words)
+    assert (done.stdout, done.stderr) == (f"{out}\n", "")
+    typo = run(tmp_path, WORKFLOW, "train.epoch=3")
+    assert typo.stderr == "train.py: error: unknown key 'train.epoch' (train.epoch=3); did you mean 'train.epochs'?\n"
