@@ -229,6 +229,8 @@ def _configure(what: Any, name: str, words: Sequence[str], prefix: str | None) -
             _parse(config, words, prefix)
         given = Given.of(config) + Given.by(sources(_values(ranges)))
     else:
+        if what.level != "sweep" and config is None and set(what.fields) >= set(types):
+            words, prefix = _for_scope(what.pipeline(), types, words, prefix)
         given = Given.of(config) + Given.by(sources(_values(words), prefix))
     inputs: dict[str, Any] = {}
     strangers = [key for key in given.heads() if key not in types]
@@ -244,20 +246,30 @@ def _configure(what: Any, name: str, words: Sequence[str], prefix: str | None) -
 def _inputs(pipeline: Any, name: str, words: Sequence[str], prefix: str | None) -> dict[str, Any]:
     """Return the inputs of a pipeline; the other words are for the scope of configuration in it, if there is one."""
     from sweep.experiments.given import Given, typed
-    from sweep.pipeline.nodes import contents_of
-    from sweep.pipeline.units import Configuration
 
     types = pipeline.inputs
-    scopes = [what for what in contents_of(pipeline._done) if isinstance(what, Configuration)]
-    if len(scopes) == 1:
-        words, rest = _apart(words, types)
-        _parse(scopes[0], rest, prefix)
-        prefix = None
+    words, prefix = _for_scope(pipeline, types, words, prefix)
     given = Given.by(sources(_values(words), prefix)).heads()
     for key, items in given.items():
         if key not in types:
             raise UnknownName("key", key, types, f"{items[0].source!r} for {name}")
     return {key: typed(key, items, types[key]) for key, items in given.items()}
+
+
+def _for_scope(
+    pipeline: Any, types: Mapping[str, Any], words: Sequence[str], prefix: str | None
+) -> tuple[Sequence[str], str | None]:
+    """Hand words to the one scope that is a stage, if there is one; return what is left for the others."""
+    from sweep.experiments.base import runs_in
+    from sweep.pipeline.nodes import contents_of
+    from sweep.pipeline.units import Configuration
+
+    scopes = [what for what in contents_of(pipeline._done) if isinstance(what, Configuration)]
+    if len(scopes) != 1:
+        return words, prefix
+    own, rest = _apart(words, {*types, *pipeline.inputs, *runs_in(pipeline)[0]})
+    _parse(scopes[0], rest, prefix)
+    return own, None
 
 
 def _parse(scope: Any, words: Sequence[str], prefix: str | None) -> None:

@@ -33,7 +33,7 @@ from sweep.store.writer import Durability
 from sweep.tracker.stream import say
 from sweep.trial import Budget
 
-__all__ = ["Experiment", "argument_types", "field_annotations", "value_of"]
+__all__ = ["Experiment", "argument_types", "field_annotations", "runs_in", "value_of"]
 
 
 class Experiment:
@@ -173,7 +173,7 @@ class Experiment:
 
     def _refuse_strangers(self, types: Mapping[str, Any]) -> None:
         """Refuse what is neither a field nor a run inside, as far as that can be known before it runs."""
-        runs, functions = _runs_in(self.pipeline()) if all(name in self.fields for name in types) else ([], True)
+        runs, functions = runs_in(self.pipeline()) if all(name in self.fields for name in types) else ([], True)
         self._unseen = self._below.only([key for key in self._below.heads() if key not in runs])
         for key, items in self._below.heads().items():
             if key in runs:
@@ -318,7 +318,7 @@ class Experiment:
             purse.recall(handle.store, handle.run_id)
         if opened.request is not None:
             announce(opened, plan_of(compiled, opened))
-        last = finished_state(opened, compiled) if opened.finished else None
+        last = await finished_state(root, opened, compiled) if opened.finished else None
         if last is None:
             self._given.keep(handle)
             root.stream.emit("run.resumed" if opened.before else "run.started", handle.run_id, handle.path)
@@ -388,7 +388,7 @@ def argument_types(cls: type) -> dict[str, Any]:
     return {**{one.name: hints.get(one.name, Any) for one in found if one.kind in named}, **field_annotations(cls)}
 
 
-def _runs_in(pipeline: Pipeline) -> tuple[list[str], bool]:
+def runs_in(pipeline: Pipeline) -> tuple[list[str], bool]:
     """Return the names of the experiments that are stages, and whether functions might start others."""
     names: list[str] = []
     functions = False
@@ -396,7 +396,7 @@ def _runs_in(pipeline: Pipeline) -> tuple[list[str], bool]:
         if isinstance(what, Experiment):
             names.append(what.name)
         elif isinstance(what, Pipeline):
-            inner, more = _runs_in(what)
+            inner, more = runs_in(what)
             names, functions = [*names, *inner], functions or more
         else:
             functions = True

@@ -151,10 +151,11 @@ class SweepExperiment(Experiment):
         taken = None if callee is None else callee.takes()
         for key, value in values.items():
             setattr(self, key, value)
-        for head in [key for key in ("optimizer", "scheduler") if key in left and (taken is None or key not in taken)]:
+        space = self._space_or_nothing()
+        others = {name.partition(".")[0] for name in space}.union(taken or ())
+        for head in [key for key in ("optimizer", "scheduler") if key in left and key not in others]:
             setattr(self, head, given_strategy(head, left.pop(head), getattr(self, head)))
         if left:
-            space = self._space_or_nothing()
             found = given_space(left, space, callee, [*SETTINGS, *self._field_types(), "optimizer", "scheduler"])
             self._search({**space, **found})
 

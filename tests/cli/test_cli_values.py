@@ -97,6 +97,15 @@ def big(cfg):
 
 
 scoped = Study(config=scope, name="scoped")
+
+
+class Staged(Experiment):
+    n: int = 1
+
+    def pipeline(self):
+        return Pipeline().stage("config", scope).through(cfg=object).stage("use", lambda cfg, n: cfg.train.lr * n).through(lr=float)
+
+
 tags = Pipeline().stage("config", scope).through(cfg=object).stage("use", lambda cfg: cfg.train.lr).through(lr=float)
 '''
 
@@ -285,6 +294,9 @@ def test_words_are_those_of_the_scope_that_the_experiment_has(run: Cli, cli: Cli
 def test_words_reach_the_scope_that_is_a_stage(run: Cli, cli: Cli) -> None:
     assert data(run("tags", "big", "train.lr=8", "--json"))["state"]["lr"] == 8.0
     assert "4.0 → 8.0" in cli("config", "why", "train.lr", "tags").stdout
+    assert data(run("Staged", "big", "train.lr=8", "--json"))["value"] == 8.0
+    assert data(run("Staged", "train.lr=8", "n=3", "--json"))["value"] == 24.0
+    assert "did you mean 'train.lr'?" in run("Staged", "train.lrr=8", code=2).stderr
 
 
 def test_validate_checks_the_words_too(cli: Cli, more: Path) -> None:

@@ -10,10 +10,22 @@ from typing import Any
 import pytest
 from pydantic import BaseModel
 
-from sweep import Constant, Experiment, LogUniform, Pipeline, SearchSpace, SweepExperiment, Uniform, open_store
+from sweep import (
+    Constant,
+    Experiment,
+    LogUniform,
+    MetaExperiment,
+    Ordinal,
+    Pipeline,
+    SearchSpace,
+    SweepExperiment,
+    Uniform,
+    open_store,
+)
 from sweep.config import MultiScope, Scope, explain
 from sweep.errors import ConfigError, ContractError, ResumeRefused, UnknownName
 from sweep.optimizers import RandomOptimizer
+from sweep.schedulers import ASHAScheduler
 from sweep.store.runs import children, find_run, roots
 
 CALLS: list[str] = []
@@ -287,6 +299,23 @@ def test_two_configs_for_one_run_are_refused() -> None:
         Train(config=7).check()
 
 
+def test_a_run_that_a_function_in_a_thread_starts_is_given_its_own(tmp_path: Path) -> None:
+    class Threaded(Experiment):
+        def pipeline(self) -> Pipeline:
+            return Pipeline().stage("start", lambda: Train(name="late").run().value).through(late=float)
+
+    assert Threaded(config={"late": {"depth": 6}}, store=tmp_path / "s.db").run().value == 3.0
+
+
+def test_siblings_side_by_side_are_given_their_own(tmp_path: Path) -> None:
+    class Both(Experiment):
+        def pipeline(self) -> Pipeline:
+            return Pipeline().parallel(a=Middle(name="a"), b=Middle(name="b")).through(a=dict, b=dict)
+
+    Both(config={"a": {"inner": {"lr": 0.125}}, "b": {"inner": {"depth": 8}}}, store=tmp_path / "s.db").run()
+    assert sorted(CALLS) == ["fit 0.125 1", "fit 2.0 8"]
+
+
 # ---------------------------------------------------------------- sweeps
 
 
@@ -330,6 +359,13 @@ def test_a_plain_value_holds_a_parameter_and_strangers_are_refused() -> None:
         sweep(config={"depth": "deep"}).check()
     with pytest.raises(UnknownName, match="did you mean 'lr'"):
         Searching(config={"exploration": {"llr": 0.5}}).check()
+
+
+def test_a_meta_experiments_own_keys_stay_its_own() -> None:
+    fixed = {"objective": objective, "search_space": {"lr": Uniform(0, 1)}, "scheduler": ASHAScheduler}
+    config, space = {"scheduler": {"reduction_factor": 4}}, {"scheduler.reduction_factor": Ordinal([2, 3])}
+    meta = MetaExperiment(SweepExperiment, space, optimizer=RandomOptimizer(), fixed=fixed, config=config)
+    assert dict(meta._configured().space()) == {"scheduler.reduction_factor": Constant(4)}
 
 
 def test_an_optimizer_made_for_the_old_space_searches_the_new_one(tmp_path: Path) -> None:
