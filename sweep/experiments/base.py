@@ -318,7 +318,7 @@ class Experiment:
             purse.recall(handle.store, handle.run_id)
         if opened.request is not None:
             announce(opened, plan_of(compiled, opened))
-        last = finished_state(opened, compiled) if opened.finished else None
+        last = await finished_state(root, opened, compiled) if opened.finished else None
         if last is None:
             self._given.keep(handle)
             root.stream.emit("run.resumed" if opened.before else "run.started", handle.run_id, handle.path)

@@ -25,7 +25,15 @@ from sweep.clock import current_clock
 from sweep.errors import ContractError, ContractViolation, PlacementError, StageTimeout
 from sweep.pipeline.contracts import Accepted
 from sweep.pipeline.nodes import Retry
-from sweep.pipeline.records import accept, attempts_before, cached, failed_attempt, forget_attempt, keep_in_cache
+from sweep.pipeline.records import (
+    accept,
+    attempts_before,
+    cache_key,
+    cached,
+    failed_attempt,
+    forget_attempt,
+    keep_in_cache,
+)
 from sweep.pipeline.runtime import Activation
 from sweep.pipeline.state import State
 from sweep.trial import Resources
@@ -226,11 +234,12 @@ def named(hook: Callable[..., Any]) -> str:
 
 def _cache(spec: Any, inner: Call) -> Call:
     async def call(act: Activation) -> Accepted:
-        found = await cached(act, spec)
+        key = await cache_key(act, spec)
+        found = await cached(act, spec, key)
         if found is not None:
             return found
         outcome = await inner(act)
-        await keep_in_cache(act, spec, outcome)
+        await keep_in_cache(act, key, outcome)
         return outcome
 
     return call

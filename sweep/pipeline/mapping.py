@@ -98,7 +98,7 @@ class _Mapping:
         """Return an item's result, restored or run; a failed one that stops nobody stays open."""
         act = Activation(self.act.frame, self.step, f"{self.act.key}[{index}]", self.act.state)
         if self.handle is not None and self.handle.resumed:
-            found = restore_item(act, self.handle)
+            found = await restore_item(act, self.handle)
             if found is not None:
                 return found.output
         act.kwargs, act.deadline = {**self.shared, self.items.parameter: item}, self.act.deadline

@@ -8,21 +8,25 @@ from collections.abc import Mapping
 from typing import Any
 
 from sweep.clock import current_clock
-from sweep.errors import ContractError, ContractViolation, ItemFailed, NotStorable
+from sweep.errors import ContractError, ContractViolation, ItemFailed, NotStorable, StoreCorrupt
 from sweep.fingerprint import Fingerprinter, stable_json, structure_hash
 from sweep.pipeline.contracts import Accepted, OutputContract
 from sweep.pipeline.nodes import Cache
 from sweep.pipeline.runtime import Activation, Handle
 from sweep.pipeline.steps import Results, StageStep, text_of
-from sweep.store.codec import Classes
+from sweep.store.blobs import NoBlobs
+from sweep.store.codec import Classes, encode
 from sweep.store.journal import Entry, Journal
+from sweep.threads import WorkerThreads
 
 __all__ = [
-    "ATTEMPTS", "UNSTORED", "accept", "attempts_before", "cached", "code_text", "commit", "commit_item", "failed_attempt",
-    "forget_attempt", "keep_in_cache", "kept", "note_failures", "payload_type", "plain", "restore", "restore_item",
+    "ATTEMPTS", "UNSTORED", "accept", "attempts_before", "cache_key", "cached", "code_text", "commit", "commit_item",
+    "content_of", "decoded", "failed_attempt", "forget_attempt", "keep_in_cache", "kept", "note_failures", "payload_type", "plain", "restore", "restore_item",
     "with_failures",
 ]  # fmt: skip
 
+_BLOB = '"b":"'
+"""What a text has that refers to a file."""
 STAGE, DONE, UNSTORED, ATTEMPTS, FAILURES = "stage", "done", "unstored", "attempts", "failures"
 _NOTHING = Accepted({}, None, {})
 
@@ -76,7 +80,7 @@ def kept(step: StageStep, key: str, handle: Handle) -> Entry | None:
     return entry if entry is not None and entry.kind in (STAGE, DONE) else None
 
 
-def restore(act: Activation, handle: Handle) -> Accepted | None:
+async def restore(act: Activation, handle: Handle) -> Accepted | None:
     """Return the journaled outcome of an activation, or None if it is to run."""
     step: StageStep = act.step
     entry = kept(step, act.key, handle)
@@ -85,7 +89,7 @@ def restore(act: Activation, handle: Handle) -> Accepted | None:
     _compare_code(act, handle, entry)
     if entry.kind == DONE or step.contract is None:
         return _NOTHING
-    value = handle.journal.decode(act.key, str(entry.value), _classes(act, step.contract))
+    value = await decoded(act.frame.root.threads, handle.journal, act.key, str(entry.value), _classes(act, step.contract))
     handle.journal.forget(act.key)
     try:
         found = step.contract.accept(act.path, value[""] if "" in value and len(value) == 1 else value, act.frame.contracts)
@@ -182,14 +186,16 @@ async def commit_item(act: Activation, handle: Handle, accepted: Accepted) -> No
     handle.journal.put(act.key, kind, text, code=code_id(act, handle))
 
 
-def restore_item(act: Activation, handle: Handle) -> Accepted | None:
+async def restore_item(act: Activation, handle: Handle) -> Accepted | None:
     """Return the journaled outcome of one item of a map, or None if it is to run."""
     step: StageStep = act.step
     entry = kept(step, act.key, handle)
     if entry is None:
         return None
     _compare_code(act, handle, entry)
-    value = None if entry.value is None else handle.journal.decode(act.key, entry.value, _item_classes(step))
+    threads, value = act.frame.root.threads, None
+    if entry.value is not None:
+        value = await decoded(threads, handle.journal, act.key, entry.value, _item_classes(step))
     handle.journal.forget(act.key)
     return Accepted({}, value, {}) if step.item_contract is None else step.item_contract.accept(act.path, value)
 
@@ -209,6 +215,23 @@ async def _encoded(act: Activation, journal: Journal, contract: OutputContract, 
     if all(isinstance(value, str | int | float | bool | None) for value in data.values()):
         return journal.encode(data, expected, place=place)
     return await act.frame.root.threads.run(journal.encode, data, expected, place=place)
+
+
+async def decoded(threads: WorkerThreads, journal: Journal, key: str, text: str, expected: Classes) -> Any:
+    """Decode a stored value; in a thread where it has arrays in files, so that the loop goes on."""
+    if _BLOB not in text:
+        return journal.decode(key, text, expected)
+    return await threads.run(journal.decode, key, text, expected)
+
+
+async def content_of(threads: WorkerThreads, value: Any) -> str:
+    """Return a hash of a value's content; of what is large in a thread.
+
+    Raises:
+        NotStorable: It has no content that could be written.
+    """
+    text = encode(value, NoBlobs()) if is_small(value) else await threads.run(encode, value, NoBlobs())
+    return structure_hash(text)
 
 
 def is_small(value: Any) -> bool:
@@ -294,11 +317,23 @@ def forget_attempt(act: Activation) -> None:
 # ---------------------------------------------------------------- cache
 
 
-def _cache_key(act: Activation, spec: Cache, handle: Handle) -> str:
+async def cache_key(act: Activation, spec: Any) -> str:
+    """Return what a stage's code and arguments are known by in the cache; found before the stage can change them.
+
+    Raises:
+        ContractError: The run is not kept in a store, so there is no cache to share.
+        NotStorable: An argument has no content that could be compared.
+    """
+    handle = act.frame.handle
+    if handle is None:
+        raise ContractError(
+            f"stage {act.path!r}", ["cache= shares outputs through a store; run the pipeline under a name: run(name=…)"]
+        )
     kwargs = dict(act.kwargs or {})
-    basis = kwargs if spec.key is None else spec.key(kwargs)
+    basis = spec.key(kwargs) if isinstance(spec, Cache) and spec.key is not None else kwargs
+    place = f"arguments of the cached stage {act.path!r}"
     try:
-        text = handle.journal.encode(basis, place=f"arguments of the cached stage {act.path!r}")
+        text = await act.frame.root.threads.run(encode, basis, NoBlobs(), place=place)
     except NotStorable as error:
         error.add_note("the cache compares a stage's arguments; give Cache(key=…) that returns plain data")
         raise
@@ -306,35 +341,34 @@ def _cache_key(act: Activation, spec: Cache, handle: Handle) -> str:
     return structure_hash([act.step.name, act.step.code, text_of(act.step.contract), text])
 
 
-async def cached(act: Activation, spec: Any) -> Accepted | None:
-    """Return an output that some run of this store has computed for the same code and arguments, or None.
-
-    Raises:
-        ContractError: The run is not kept in a store, so there is no cache to share.
-    """
+async def cached(act: Activation, spec: Any, key: str) -> Accepted | None:
+    """Return an output that some run of this store has computed for the same code and arguments, or None."""
     handle = act.frame.handle
     if handle is None:
-        raise ContractError(
-            f"stage {act.path!r}", ["cache= shares outputs through a store; run the pipeline under a name: run(name=…)"]
-        )
+        return None
     how = spec if isinstance(spec, Cache) else Cache()
-    key = _cache_key(act, how, handle)
-    row = handle.store.row("SELECT value, at FROM journal WHERE run_id=0 AND key=?", (key,))
-    if row is None or (how.ttl is not None and current_clock().wall() - row[1] > how.ttl):
+    row = handle.store.row("SELECT at FROM journal WHERE run_id=0 AND key=?", (key,))
+    if row is None or (how.ttl is not None and current_clock().wall() - row[0] > how.ttl):
         return None
     contract = act.step.contract
     if contract is None:
         return _NOTHING
-    value = Journal(handle.store, 0, 0, fresh=True).decode(key, row[0], _classes(act, contract))
+    shared = Journal(handle.store, 0, 0, fresh=True)
+    try:
+        text = shared.fetch(key)
+    except StoreCorrupt:  # computed again, which mends it
+        return None
+    if text is None:
+        return None
+    value = await decoded(act.frame.root.threads, shared, key, text, _classes(act, contract))
     found: Accepted = contract.accept(act.path, value[""] if set(value) == {""} else value, act.frame.contracts)
     return found
 
 
-async def keep_in_cache(act: Activation, spec: Any, accepted: Accepted) -> None:
+async def keep_in_cache(act: Activation, key: str, accepted: Accepted) -> None:
     """Share an output with all runs of this store."""
     handle, contract = act.frame.handle, act.step.contract
     if handle is None or contract is None:
         return
     shared = Journal(handle.store, 0, 0, fresh=True)
-    key = _cache_key(act, spec if isinstance(spec, Cache) else Cache(), handle)
     shared.put(key, "cache", await _encoded(act, shared, contract, accepted))

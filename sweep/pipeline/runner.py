@@ -60,7 +60,7 @@ async def _stage(step: StageStep, state: State, frame: Frame, key: str) -> Accep
     handle, stream = frame.handle, frame.root.stream
     run_id = handle.run_id if handle else 0
     if handle is not None:
-        found = restore(act, handle)
+        found = await restore(act, handle)
         if found is not None:
             if stream:
                 stream.emit("stage.restored", run_id, act.path)

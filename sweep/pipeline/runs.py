@@ -9,19 +9,16 @@ from pathlib import Path
 from typing import Any
 
 from sweep.errors import ContractError, NotStorable, did_you_mean
-from sweep.fingerprint import structure_hash
 from sweep.pipeline.annotations import describe
 from sweep.pipeline.contracts import OutputContract
 from sweep.pipeline.durable import Opened, Resume, RunSpec, open_child, open_top
 from sweep.pipeline.hooks import NO_TERMINAL, at_terminal
 from sweep.pipeline.planning import announce, plan_of
-from sweep.pipeline.records import note_failures, payload_type, plain, with_failures
+from sweep.pipeline.records import content_of, decoded, note_failures, payload_type, plain, with_failures
 from sweep.pipeline.runner import execute
 from sweep.pipeline.runtime import Activation, Frame, Root, current_activation, open_root
 from sweep.pipeline.state import State
 from sweep.pipeline.steps import Compiled, StageStep
-from sweep.store.blobs import MemoryBlobs
-from sweep.store.codec import encode
 from sweep.store.writer import Durability
 
 __all__ = ["as_input", "complete", "finished_state", "keep_state", "run_pipeline"]
@@ -51,7 +48,7 @@ async def run_pipeline(
     async with open_root(owns_loop) as root:
         if name is None:
             return await execute(compiled, state, Frame(root))
-        spec = _spec(name, compiled, values)
+        spec = await _spec(root, name, compiled, values)
         async with open_top(root, spec, store, resume, durability) as opened:
             return await _durable(opened, compiled, state, Frame(root, opened.handle, opened.handle.path))
 
@@ -60,20 +57,21 @@ async def _below(parent: Activation, compiled: Compiled, state: State, name: str
     outer = parent.frame
     if outer.handle is None:
         return await execute(compiled, state, outer.below(None, parent.path, owner=outer.owner))
-    async with open_child(parent, _spec(name or UNNAMED, compiled, dict(state._fields))) as opened:
+    spec = await _spec(outer.root, name or UNNAMED, compiled, state._fields)
+    async with open_child(parent, spec) as opened:
         frame = outer.below(opened.handle, opened.handle.path, owner=outer.owner)
         return await _durable(opened, compiled, state, frame)
 
 
-def _spec(name: str, compiled: Compiled, values: Mapping[str, Any]) -> RunSpec:
-    identity = {"structure": compiled.structure, "inputs": {key: _identity(one) for key, one in values.items()}}
+async def _spec(root: Root, name: str, compiled: Compiled, values: Mapping[str, Any]) -> RunSpec:
+    identity = {"structure": compiled.structure, "inputs": {key: await _identity(root, one) for key, one in values.items()}}
     return RunSpec(name, "pipeline", identity, dict(values))
 
 
-def _identity(value: Any) -> str:
+async def _identity(root: Root, value: Any) -> str:
     """Return what a resume compares of an input: its content, or of what cannot be stored its class or name."""
     try:
-        return structure_hash(encode(value, MemoryBlobs()))
+        return await content_of(root.threads, value)
     except NotStorable:
         named = value if hasattr(value, "__module__") and hasattr(value, "__qualname__") else type(value)
         return f"{named.__module__}.{named.__qualname__}"
@@ -83,7 +81,7 @@ async def _durable(opened: Opened, compiled: Compiled, state: State, frame: Fram
     if opened.request is not None:
         announce(opened, plan_of(compiled, opened))
     if opened.finished:
-        found = finished_state(opened, compiled)
+        found = await finished_state(frame.root, opened, compiled)
         if found is not None:
             return found
     handle, stream = opened.handle, frame.root.stream
@@ -156,12 +154,12 @@ def payload_type_of(compiled: Compiled) -> Any:
     return payload_type(OutputContract(_last_model(compiled), {}), compiled.contracts)
 
 
-def finished_state(opened: Opened, compiled: Compiled) -> State | None:
+async def finished_state(root: Root, opened: Opened, compiled: Compiled) -> State | None:
     """Return the State of a finished run, or None if it was not kept."""
     entry = opened.handle.journal.get(END)
     if entry is None or entry.value is None:
         return None
-    values = opened.handle.journal.decode(END, entry.value, payload_type_of(compiled))
+    values = await decoded(root.threads, opened.handle.journal, END, entry.value, payload_type_of(compiled))
     models = {_last_model(compiled): values.pop("")} if "" in values else {}
     fields = {name: compiled.contracts[name].validate(value, opened.handle.path) for name, value in values.items()}
     with_failures(opened.handle, END, fields)
