@@ -5,6 +5,7 @@ from __future__ import annotations
 import sys
 import warnings
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
 from pathlib import PurePath
 from typing import Any, final
 
@@ -12,7 +13,7 @@ from sweep.config import adict as adict_module
 from sweep.config.adict import ADict, Path, disown, dotted, leaves, seal, snapshot, unread
 from sweep.config.commandline import Assignment, range_hint
 from sweep.config.explicit import Explicit
-from sweep.config.layers import REMOVED, History, Layer, Mark, diff, history
+from sweep.config.layers import REMOVED, Layer, Mark
 from sweep.config.schema import Schema
 from sweep.config.views import Plan, SuspendedView, View
 from sweep.errors import ConfigError, UnknownName, did_you_mean, near_miss
@@ -25,6 +26,7 @@ _PLAIN = frozenset({int, float, str, bool, type(None), bytes, complex})
 
 
 @final
+@dataclass(frozen=True, slots=True)
 class Resolution:
     """One resolved config: its value, and the layers it came from.
 
@@ -34,24 +36,13 @@ class Resolution:
         layers: The layers in their order.
     """
 
-    def __init__(self, name: str, value: Any, layers: Sequence[Layer]) -> None:
-        self.name, self.value, self.layers = name, value, tuple(layers)
-
-    def why(self, key: str) -> History:
-        """Return what each layer did to ``key``; ``print`` it.
-
-        Raises:
-            UnknownName: No layer set it.
-        """
-        return history(self.layers, key)
+    name: str
+    value: Any
+    layers: Sequence[Layer]
 
     def layers_as_data(self) -> list[dict[str, Any]]:
         """Return the layers as plain JSON data."""
         return [layer.as_data() for layer in self.layers]
-
-    def diff(self, other: Any) -> list[str]:
-        """Return what differs in ``other``, see :func:`sweep.config.diff`."""
-        return diff(self, other)
 
     def unread(self) -> list[str]:
         """Return the keys that were set but not read so far.

@@ -19,10 +19,9 @@ from sweep.config.commandline import Arguments, Assignment, parse_arguments
 from sweep.config.explicit import Explicit, environment_of, from_environment, from_file
 from sweep.config.inject import fill
 from sweep.config.layers import History, diff, history_of
-from sweep.config.manual import RULE, manual_text
 from sweep.config.resolve import Resolution, resolve
 from sweep.config.schema import Schema
-from sweep.config.views import LazyBlock, Plan, View, plan_views
+from sweep.config.views import RULE, LazyBlock, Plan, View, manual_text, plan_views
 from sweep.errors import ConfigError, UnknownName
 
 if TYPE_CHECKING:
@@ -41,6 +40,15 @@ _REMEMBERED = 64  # command lines whose config is kept, for tasks that each have
 _words: ContextVar[Mapping[Any, tuple[str, ...]]] = ContextVar("sweep_scope_words", default={})  # noqa: B039  # never changed, replaced
 _in_use: ContextVar[Mapping[Any, Resolution]] = ContextVar("sweep_scope_in_use", default={})  # noqa: B039  # never changed, replaced
 _resolving: ContextVar[tuple[Any, ...]] = ContextVar("sweep_scope_resolving", default=())
+
+
+@contextmanager
+def _using(found: Mapping[Any, Resolution]) -> Iterator[None]:
+    token = _in_use.set({**_in_use.get(), **found})
+    try:
+        yield
+    finally:
+        _in_use.reset(token)
 
 
 class _Configurable(ABC):
@@ -161,11 +169,8 @@ class _Configurable(ABC):
         """
         values = [value] if len(self.scopes) == 1 else list(value)
         given = {scope: Resolution(scope.name, one, ()) for scope, one in zip(self.scopes, values, strict=True)}
-        token = _in_use.set({**_in_use.get(), **given})
-        try:
+        with _using(given):
             yield
-        finally:
-            _in_use.reset(token)
 
     def __call__(self, function: F) -> F:
         """Decorate a function, sync or async, that takes the config.
@@ -193,20 +198,14 @@ class _Configurable(ABC):
     def _call(self, function: Callable[..., Any], args: Sequence[Any], kwargs: Mapping[str, Any]) -> Any:
         found = self._for(function)
         filled, named = self._fill(function, found, args, kwargs)
-        token = _in_use.set({**_in_use.get(), **found})
-        try:
+        with _using(found):
             return function(*filled, **named)
-        finally:
-            _in_use.reset(token)
 
     async def _call_later(self, function: Callable[..., Any], args: Sequence[Any], kwargs: Mapping[str, Any]) -> Any:
         found = self._for(function)
         filled, named = self._fill(function, found, args, kwargs)
-        token = _in_use.set({**_in_use.get(), **found})
-        try:
+        with _using(found):
             return await function(*filled, **named)
-        finally:
-            _in_use.reset(token)
 
     def _for(self, function: Callable[..., Any]) -> Mapping[Any, Resolution]:
         above = _in_use.get()

@@ -1,4 +1,4 @@
-"""Views: the named functions that set values, their order, and blocks that wait for the command line."""
+"""Views: the named functions that set values, their order and manual, and blocks that wait for the command line."""
 
 from __future__ import annotations
 
@@ -12,10 +12,13 @@ from dataclasses import dataclass, field
 from types import TracebackType
 from typing import Any, final
 
+from sweep.config.adict import dotted, leaves
 from sweep.config.layers import short_path
 from sweep.errors import ConfigError, UnknownName
 
-__all__ = ["LazyBlock", "Plan", "SuspendedView", "View", "plan_views"]
+__all__ = ["RULE", "LazyBlock", "Plan", "SuspendedView", "View", "manual_text", "plan_views"]
+
+RULE = "-" * 50
 
 
 @final
@@ -142,9 +145,45 @@ def _ordered(views: list[View]) -> list[View]:
     return ordered
 
 
-def by_priority(views: Iterable[View]) -> list[View]:
+def _by_priority(views: Iterable[View]) -> list[View]:
     """Return the views as the manual lists them: defaults, then the others, each by priority."""
     return sorted(views, key=lambda view: (not view.default, view.priority))
+
+
+def manual_text(
+    name: str, views: Mapping[str, View], plan: Plan, inputs: Sequence[str], main: str, manuals: Mapping[Any, Any]
+) -> str:
+    """Return a scope's part of the manual, without the closing rule. No view is run for it.
+
+    Args:
+        name: Name of the scope.
+        views: All its views.
+        plan: What this invocation applies.
+        inputs: The explicit inputs of this invocation, as written.
+        main: Name of the function that uses the config.
+        manuals: Nested texts by key.
+    """
+    eager = _by_priority(view for view in views.values() if not view.lazy)
+    lazy = _by_priority(view for view in views.values() if view.lazy)
+    shown = f"(CLI Inputs: {' '.join(inputs)})" if inputs else "(CLI Inputs)"
+    return "\n".join(
+        [
+            RULE,
+            f'[Scope "{name}"]',
+            "(The Applying Order of Views)",
+            _line(eager, "(CLI Inputs)", lazy, main),
+            "(Applied Here)",
+            _line([*plan.defaults, *plan.selected], shown, plan.lazy, main),
+            "",
+            "(User Manuals)",
+            *(f"{name}.{dotted(path)}: {text}" for path, text in leaves(manuals)),
+        ]
+    )
+
+
+def _line(eager: Sequence[View], inputs: str, lazy: Sequence[View], main: str) -> str:
+    blocks = [f"{view.name} (lazy block)" for view in eager if view.has_lazy_block]
+    return " → ".join([*(view.name for view in eager), inputs, *blocks, *(view.name for view in lazy), main])
 
 
 class _Abandoned(BaseException):
