@@ -13,7 +13,7 @@ from typing import Any, ClassVar, Literal, cast
 from sweep.clock import current_clock
 from sweep.config.adict import dotted
 from sweep.deferred import launch
-from sweep.errors import ContractError, PlacementError, SpaceError, did_you_mean
+from sweep.errors import ContractError, PlacementError, SpaceError, StoreCorrupt, did_you_mean
 from sweep.executors.base import Executor
 from sweep.experiments import events as ev
 from sweep.experiments.base import Experiment
@@ -40,7 +40,7 @@ from sweep.pipeline.contracts import MISSING, Signature
 from sweep.pipeline.durable import Opened, Resume, RunSpec, open_child, open_top
 from sweep.pipeline.planning import announce
 from sweep.pipeline.request import Reran, requested
-from sweep.pipeline.runtime import Activation, Root, current_activation, open_root
+from sweep.pipeline.runtime import Activation, Handle, Root, current_activation, open_root
 from sweep.pipeline.units import Unit
 from sweep.schedulers.base import Scheduler
 from sweep.space import Constant, SearchSpace, nest
@@ -53,7 +53,7 @@ from sweep.turns import lending
 __all__ = ["SweepExperiment"]
 
 Mode = Literal["min", "max"]
-_CODE = "!code"
+_CODE, _SEED = "!code", "!seed"
 
 
 class SweepExperiment(Experiment):
@@ -448,6 +448,7 @@ class SweepExperiment(Experiment):
         )  # fmt: skip
         log = EventLog(handle.store, handle.run_id, handle.root_id)
         past = log.read()
+        _check_seed(handle, begun=bool(past))
         asked = opened.request
         if opened.finished:
             machine.apply(past)
@@ -547,6 +548,18 @@ def _notice_code(root: Root, opened: Opened, callee: Callee) -> None:
         )
     if entry is None or entry.value != code:
         handle.journal.put(_CODE, "code", code)
+
+
+def _check_seed(handle: Handle, *, begun: bool) -> None:
+    """Keep the seed a second time, and compare: from a seed that the disk has changed another sweep would come."""
+    entry = handle.journal.get(_SEED)
+    if not begun:
+        handle.journal.put(_SEED, "seed", str(handle.seed))
+    elif entry is not None and entry.value != str(handle.seed):
+        raise StoreCorrupt(
+            f"{handle.store.path}, run {handle.run_id}: its seed is {handle.seed}, the journal says {entry.value}: the row "
+            f"is damaged; put a copy of {handle.store.path.name} back, or begin a new run (resume='never', --new)"
+        )
 
 
 def _predictor(optimizer: Optimizer, lock: threading.Lock) -> Callable[..., Any] | None:

@@ -62,16 +62,24 @@ class TrialSession:
         self._reference = f"{self._row}:{key}"
 
     def load(self) -> Any | None:
-        """Read the checkpoint this attempt goes on from."""
+        """Read the checkpoint this attempt goes on from; a damaged one ends the sweep, it is no fault of the trial."""
         if self._reference is None:
             return None
-        row, _, key = self._reference.partition(":")
+        try:
+            return self._read(self._reference)
+        except StoreError as error:
+            self._desk.submit(_raising, error)
+            raise
+
+    def _read(self, reference: str) -> Any:
+        row, _, key = reference.partition(":")
         store, root_id = self._desk.handle.store, self._desk.handle.root_id
         store.commit()
-        found = store.row("SELECT value FROM journal WHERE run_id=? AND key=?", (int(row), key))
+        journal = Journal(store, int(row), root_id, fresh=True)
+        found = journal.fetch(key)
         if found is None:
-            raise StoreError(f"the checkpoint {self._reference} of {self._trial.path} is gone from {store.path}")
-        return Journal(store, int(row), root_id, fresh=True).decode(key, found[0])
+            raise StoreError(f"the checkpoint {reference} of {self._trial.path} is gone from {store.path}")
+        return journal.decode(key, found)
 
     def log(self, message: str) -> None:
         """Append a line to the trial's log."""
@@ -90,3 +98,7 @@ class TrialSession:
         query = "INSERT INTO artifact(run_id, name, kind, path, size, at) VALUES (?,?,?,?,?,?)"
         facts = (self._row, path.name, "file", str(path.resolve()), path.stat().st_size, current_clock().wall())
         self._desk.handle.store.add(query, facts)
+
+
+def _raising(error: Exception) -> Step:
+    raise error

@@ -21,8 +21,8 @@ from sweep.threads import WorkerThreads
 
 __all__ = [
     "ATTEMPTS", "UNSTORED", "accept", "attempts_before", "cache_key", "cached", "code_text", "commit", "commit_item",
-    "content_of", "decoded", "failed_attempt", "forget_attempt", "keep_in_cache", "kept", "note_failures", "payload_type", "plain", "restore", "restore_item",
-    "with_failures",
+    "content_of", "decoded", "failed_attempt", "forget_attempt", "keep_in_cache", "kept", "note_failures", "payload_type",
+    "plain", "restore", "restore_item", "with_failures",
 ]  # fmt: skip
 
 _BLOB = '"b":"'

@@ -70,10 +70,9 @@ class StageSession:
 
     def load(self) -> Any | None:
         """Return the checkpoint of an earlier attempt, or None."""
-        query = "SELECT value FROM journal WHERE run_id=? AND key=?"
         key = f"{self._act.key}!saved"
-        row = self._handle.store.row(query, (self._handle.run_id, key))
-        return None if row is None else self._handle.journal.decode(key, row[0])
+        text = self._handle.journal.fetch(key)
+        return None if text is None else self._handle.journal.decode(key, text)
 
     def log(self, message: str) -> None:
         """Hand a line to the sinks."""

@@ -6,9 +6,13 @@ which a new store should not have to pay.
 
 from __future__ import annotations
 
-__all__ = ["SCHEMA_VERSION", "statements"]
+__all__ = ["MIGRATIONS", "SCHEMA_VERSION", "statements"]
 
-SCHEMA_VERSION = 1
+SCHEMA_VERSION = 2
+MIGRATIONS = {
+    2: ("ALTER TABLE run ADD COLUMN checksum INTEGER", "ALTER TABLE metric ADD COLUMN checksum INTEGER"),
+}
+"""What makes a store of the version before one of this version."""
 
 _DDL = """
 CREATE TABLE project (
@@ -48,6 +52,7 @@ CREATE TABLE run (
   entry TEXT,
   owner TEXT,
   epoch INTEGER NOT NULL,
+  checksum INTEGER,
   PRIMARY KEY (id)
 );
 CREATE UNIQUE INDEX run_place ON run (parent_id, stage, name, number);
@@ -59,6 +64,7 @@ CREATE TABLE metric (
   value FLOAT,
   labels TEXT,
   seq INTEGER,
+  checksum INTEGER,
   PRIMARY KEY (id)
 );
 CREATE INDEX metric_run ON metric (run_id);

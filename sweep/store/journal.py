@@ -15,7 +15,7 @@ from sweep.store.bulk import collector_paused
 from sweep.store.codec import decode, encode, references
 from sweep.store.writer import Store
 
-__all__ = ["Entry", "Journal"]
+__all__ = ["Entry", "Journal", "checksum_of"]
 
 _PUT = "INSERT OR REPLACE INTO journal(run_id, key, kind, value, code, contract, at, checksum) VALUES (?,?,?,?,?,?,?,?)"
 _GET = "SELECT key, kind, value, code, contract, checksum FROM journal WHERE run_id=?"
@@ -65,13 +65,30 @@ class Journal:
         if row is None:
             return None
         _, kind, value, code, contract, checksum = row
-        if checksum is not None and checksum != _checksum(key, kind, value):
+        if checksum is not None and checksum != checksum_of(key, kind, value):
             stage = key.partition("!")[0].rpartition("/")[2].partition("#")[0]
             raise StoreCorrupt(
                 f"{self.store.path}, run {self.run_id}, {key!r}: the row is damaged, it is not what was written; "
                 f"redo the stage: sweep resume {self.root_id} --redo {stage or 'STAGE'}"
             )
         return Entry(kind, value, code, contract)
+
+    def fetch(self, key: str) -> str | None:
+        """Return the committed value of a key, whenever it was written; None without one.
+
+        Raises:
+            StoreCorrupt: It is not what was written.
+        """
+        row = self.store.row(f"{_GET} AND key=?", (self.run_id, key))
+        if row is None:
+            return None
+        if row[5] is not None and row[5] != checksum_of(*row[:3]):
+            raise StoreCorrupt(
+                f"{self.store.path}, run {self.run_id}, {key!r}: the row is damaged, it is not what was written; "
+                f"put a copy of {self.store.path.name} back, or begin a new run (resume='never', --new)"
+            )
+        value: str | None = row[2]
+        return value
 
     @collector_paused()
     def _load(self, query: str, parameters: tuple[Any, ...]) -> None:
@@ -128,7 +145,7 @@ class Journal:
         self, key: str, kind: str, text: str | None, *, code: int | None = None, contract: int | None = None
     ) -> None:
         """Queue an outcome for the next commit."""
-        checksum = _checksum(key, kind, text)
+        checksum = checksum_of(key, kind, text)
         self.store.add(_PUT, (self.run_id, key, kind, text, code, contract, current_clock().wall(), checksum))
         if text is not None and "$" in text:
             for digest in references(text):
@@ -174,5 +191,6 @@ class Journal:
                 path.unlink(missing_ok=True)
 
 
-def _checksum(key: str, kind: str, value: str | None) -> int:
+def checksum_of(key: str, kind: str, value: str | None) -> int:
+    """Return what a row of the journal keeps to be known again."""
     return zlib.crc32(f"{key}\0{kind}\0{value}".encode())

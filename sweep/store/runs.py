@@ -100,6 +100,8 @@ def _row(store: Store, values: Sequence[Any]) -> RunRow:
     try:
         row.status = Status(row.status)
         row.reason = None if row.reason is None else Reason(row.reason)
+        if {type(row.id), type(row.parent_id), type(row.root_id), type(row.number), type(row.epoch)} != {int}:
+            raise ValueError("an id or a number is missing")
     except ValueError as error:
         raise StoreCorrupt(f"{store.path}, run {row.id}: the row is damaged: {error}") from error
     return row
@@ -149,9 +151,9 @@ def latest_run(store: Store, parent_id: int, stage: str, name: str) -> RunRow | 
 _BELOW = """
 WITH RECURSIVE below(id) AS (
   SELECT id FROM run WHERE parent_id=? UNION ALL SELECT run.id FROM run JOIN below ON run.parent_id=below.id)
-SELECT run.id, parent_id, level, status, source, step, cost, COALESCE(
+SELECT run.id, parent_id, level, status, source, CAST(step AS INTEGER), CAST(cost AS REAL), CAST(COALESCE(
   CASE WHEN json_type(result)='object' THEN json_extract(result, '$.cost') END,
-  (SELECT value FROM metric WHERE run_id=run.id AND name='cost' ORDER BY metric.id DESC LIMIT 1))
+  (SELECT value FROM metric WHERE run_id=run.id AND name='cost' ORDER BY metric.id DESC LIMIT 1)) AS REAL)
 FROM run JOIN below ON below.id=run.id ORDER BY run.id DESC"""
 
 

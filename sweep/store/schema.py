@@ -38,7 +38,7 @@ class Run(_Base, table=True):
 
     ``parent_id`` is 0 for a root. ``stage`` is the stage activation of the parent that started
     it, ``number`` the ordinal among equal names there (from 1), or the number of a trial (from 0).
-    ``seq`` and ``ended_seq`` order a sweep's events across tables.
+    ``seq`` and ``ended_seq`` order a sweep's events across tables; ``checksum`` covers what a trial's row says of them.
     """
 
     __tablename__: ClassVar[Any] = "run"
@@ -72,6 +72,7 @@ class Run(_Base, table=True):
     entry: str | None = Field(default=None, sa_column=Column(Text))
     owner: str | None = Field(default=None, sa_column=Column(Text))
     epoch: int = 0
+    checksum: int | None = None
 
 
 class Metric(_Base, table=True):
@@ -89,6 +90,7 @@ class Metric(_Base, table=True):
     value: float | None = None
     labels: str | None = Field(default=None, sa_column=Column(Text))
     seq: int | None = None
+    checksum: int | None = None
 
 
 class Artifact(_Base, table=True):

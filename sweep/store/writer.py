@@ -27,7 +27,7 @@ from typing import Any, Literal, TypeVar, final
 
 from sweep.clock import current_clock
 from sweep.errors import RunLocked, RunNotFound, StoreCorrupt, StoreError, StoreTooNew, StoreUnwritable
-from sweep.store.ddl import SCHEMA_VERSION, statements
+from sweep.store.ddl import MIGRATIONS, SCHEMA_VERSION, statements
 from sweep.store.ownership import LockFile, network_file_system
 
 __all__ = ["Durability", "Store", "default_store", "open_store"]
@@ -154,7 +154,22 @@ class Store:
             raise StoreTooNew(str(self.path), version, SCHEMA_VERSION)
         if version < 1 or not self._has_tables(connection):
             raise StoreCorrupt(f"{self.path} is a SQLite database, but not a store of sweep; name another file")
+        if version < SCHEMA_VERSION:
+            self._migrate(connection)
         return connection
+
+    def _migrate(self, connection: sqlite3.Connection) -> None:
+        """Bring a store of an earlier version up to this one; of several processes one does it."""
+        if self.readonly:
+            raise StoreError(
+                f"{self.path} was written by an earlier version of sweep; open it once for writing: sweep gc"
+            )
+        connection.execute("BEGIN IMMEDIATE")
+        for version in range(connection.execute("PRAGMA user_version").fetchone()[0] + 1, SCHEMA_VERSION + 1):
+            for statement in MIGRATIONS[version]:
+                connection.execute(statement)
+        connection.execute(f"PRAGMA user_version={SCHEMA_VERSION}")
+        connection.execute("COMMIT")
 
     @staticmethod
     def _has_tables(connection: sqlite3.Connection) -> bool:
