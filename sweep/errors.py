@@ -187,10 +187,12 @@ class SpaceError(SweepError):
 
     Attributes:
         parameter: Dotted name of the parameter, or ``""``.
+        problems: Each wrong parameter with what is wrong with it.
     """
 
     def __init__(self, parameter: str, message: str) -> None:
         self.parameter = parameter
+        self.problems: tuple[tuple[str, str], ...] = ((parameter, message),)
         super().__init__(f"parameter {parameter!r}: {message}" if parameter else message)
 
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 from sweep.errors import ContractError, SpaceError
@@ -19,6 +19,7 @@ from sweep.trial import Objective, Trial
 __all__ = ["earlier_trials", "machine_of"]
 
 _NUMBERS = ("score", "value", "loss")
+_FACTS: dict[str, Callable[[Any], Any]] = {"step": int, "cost": float}  # of a row, where they are no parameters
 
 
 def earlier_trials(
@@ -26,22 +27,23 @@ def earlier_trials(
 ) -> tuple[Earlier, ...]:
     """Return the finished trials of a run (id, name), a result, trials, or rows of a table.
 
-    Trials outside the space are left out, and listed in one line.
+    Trials outside the space are left out; one line lists each parameter that does not fit, with the first reason.
 
     Raises:
         RunNotFound: There is no such run.
         ContractError: The source is none of these.
     """
     found: list[Earlier] = []
-    outside: list[str] = []
+    misfits: list[SpaceError] = []
     for params, rest in _candidates(source, space, objectives, store):
         try:
             found.append(Earlier(space.validate(params), **rest))
         except SpaceError as error:
-            outside.append(str(error))
-    if outside:
-        distinct = list(dict.fromkeys(outside))
-        say(f"init_from: {len(outside)} trials do not fit the space and are left out: {'; '.join(distinct[:3])}")
+            misfits.append(error)
+    if misfits:
+        reasons = dict(problem for error in reversed(misfits) for problem in reversed(error.problems))
+        listed = "; ".join(f"{name!r} {text}" if name else text for name, text in reversed(reasons.items()))
+        say(f"init_from: {len(misfits)} trials do not fit the space and are left out: {listed}")
     return tuple(found)
 
 
@@ -82,7 +84,8 @@ def _of_row(row: Any, space: SearchSpace, objectives: Sequence[Objective]) -> tu
     names = names or list[str | None](name for name in _NUMBERS if name in row)[:1]
     if not names:
         raise ContractError("init_from", [f"the row {dict(row)!r} has no score; name it like the metric, or 'score'"])
-    return params, {"values": tuple(float(row[name]) for name in names if name is not None)}
+    rest = {name: as_is(row[name]) for name, as_is in _FACTS.items() if name not in space and row.get(name) is not None}
+    return params, {"values": tuple(float(row[name]) for name in names if name is not None), **rest}
 
 
 def machine_of(store: Store, row: RunRow, objectives: Sequence[Objective] | None = None) -> Machine:

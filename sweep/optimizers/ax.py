@@ -42,7 +42,7 @@ class AxOptimizer(ModelOptimizer):
         search_space: What to search; None: the sweep's.
         acquisition: ``"EI"``, ``"NEI"``, ``"PI"``, ``"UCB"``, or for several objectives ``"EHVI"``, ``"NEHVI"``;
             None: Ax's choice.
-        n_initial: Quasi-random trials at the start.
+        n_initial: Quasi-random trials at the start; each result of another trial (earlier, enqueued) spares one.
         constraints_func: Takes a `Trial` with params and metrics and returns numbers, always as many,
             feasible at <= 0; modelled as outcomes.
 
@@ -75,8 +75,9 @@ class AxOptimizer(ModelOptimizer):
 
     def _proposals(self, first: int, n: int) -> Iterator[Proposal]:
         known = sum(record.state is State.SEEN for record in self._history.records)
+        given = self._history.n_given
         for index in range(first, first + n):
-            if index >= self.n_initial and known >= 2:
+            if index + given >= self.n_initial and known >= 2:
                 yield from self._modelled(index, first + n - index)
                 return
             yield self._spread(index), {}

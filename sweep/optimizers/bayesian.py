@@ -39,7 +39,7 @@ class BayesianOptimizer(OwnModelOptimizer):
     Args:
         search_space: What to search; None: the sweep's.
         n_initial: Quasi-random trials at the start; None: 10, and where trials pause or are stopped early every other
-            one up to the thirtieth.
+            one up to the thirtieth. Each result of another trial (earlier, enqueued) spares one.
 
     Raises:
         MissingExtra: At ``setup``: numpy or scipy is not installed.
@@ -133,7 +133,7 @@ class BayesianOptimizer(OwnModelOptimizer):
     def _propose(self, index: int) -> Proposal:
         records = self._history.records
         cheap = any(record.partial for record in records)
-        if self._spreads(index, cheap):
+        if self._spreads(index + self._history.n_given, cheap):
             return self._encoding.params(self._spread(index)), {}
         import numpy as np
 

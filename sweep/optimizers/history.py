@@ -103,6 +103,11 @@ class History:
         self.n_own = 0
         self._by_key: dict[Hashable, Record] = {}
 
+    @property
+    def n_given(self) -> int:
+        """Results of trials that were not proposed here: each spares a random one at the start."""
+        return sum(record.index < 0 and record.state is State.SEEN for record in self.records)
+
     def ask(self, trial: Trial) -> Record:
         """Note a trial that this optimizer has just proposed, the ``n_own``-th."""
         record = Record(trial, index=self.n_own)

@@ -15,6 +15,7 @@ from sweep.trial import Trial
 
 __all__ = ["NevergradOptimizer"]
 
+_BUDGET = 100  # without a number of trials many of its optimizers cannot begin
 _HUGE = 1e20  # beyond this Nevergrad cuts losses off itself, with a warning for each
 
 
@@ -32,13 +33,14 @@ class NevergradOptimizer(ModelOptimizer):
     Args:
         search_space: What to search; None: the sweep's.
         optimizer: A name in ``nevergrad.optimizers.registry``.
-        budget: Trials that will be run, where known; ``"NGOpt"`` chooses its method by it.
+        budget: Trials that will be run; ``"NGOpt"`` chooses its method by it, and a one-shot method (``"LHSSearch"``,
+            …) is exhausted then. None: 100 is assumed.
         num_workers: Trials that run at once, where known.
 
     Raises:
         MissingExtra: At ``setup``: Nevergrad is not installed.
         UnknownName: At ``setup``: its registry has no such name.
-        StrategyError: ``budget`` or ``num_workers`` is below 1.
+        StrategyError: ``budget`` or ``num_workers`` is below 1. From any method: Nevergrad's own code fails.
 
     Example:
         >>> from sweep.space import SearchSpace, Uniform
@@ -77,7 +79,8 @@ class NevergradOptimizer(ModelOptimizer):
 
     def _ready(self) -> _Session:
         if self._session is None:
-            self._session = _Session(self.space, self.optimizer, self.budget, self.num_workers, self._seed)
+            budget = self.budget or _BUDGET
+            self._session = _Session(self.space, self.optimizer, budget, self.num_workers, self._seed)
             for record in self._history.records:
                 self._session.replay(record)
         return self._session
@@ -88,6 +91,8 @@ class NevergradOptimizer(ModelOptimizer):
 
     def _proposals(self, first: int, n: int) -> Iterator[Proposal]:
         for index in range(first, first + n):
+            if self._ready().is_exhausted(index):
+                return
             yield self._ready().ask(index), {}
 
 
@@ -95,7 +100,7 @@ class NevergradOptimizer(ModelOptimizer):
 class _Session:
     """One of Nevergrad's optimizers, and which of our trials is which of its candidates."""
 
-    def __init__(self, space: SearchSpace, name: str, budget: int | None, workers: int, seed: int) -> None:
+    def __init__(self, space: SearchSpace, name: str, budget: int, workers: int, seed: int) -> None:
         try:
             import nevergrad as ng  # type: ignore[import-untyped]  # it has no types
             import numpy as np
@@ -103,13 +108,15 @@ class _Session:
             raise MissingExtra("NevergradOptimizer", "nevergrad", "nevergrad") from error
         if name not in ng.optimizers.registry:
             raise UnknownName("Nevergrad optimizer", name, ng.optimizers.registry)
-        self._space, self._seed = space, seed
+        self._space, self._seed, self._name = space, seed, name
+        one_shot = bool(getattr(ng.optimizers.registry[name], "one_shot", False))
+        self._last = budget if one_shot else None
         self._sizes = {
             name: len(part.options)
             for name, part in ((each, space[each]) for each in space.dimensions)
             if isinstance(part, Choice)
         }
-        with _global_generators(own_seed(seed, 0, "nevergrad start")):
+        with self._calling(own_seed(seed, 0, "nevergrad start")):
             self._domain = ng.p.Dict(
                 **{
                     each: ng.p.Choice(range(self._sizes[each]))
@@ -124,11 +131,27 @@ class _Session:
         self._told: set[int] = set()
         self._worst: list[float] | None = None
 
+    @contextmanager
+    def _calling(self, seed: int) -> Iterator[None]:
+        """Call into Nevergrad; say whose fault it is when that fails."""
+        try:
+            with _global_generators(seed):
+                yield
+        except Exception as error:
+            raise StrategyError(
+                f"Nevergrad's optimizer {self._name!r} fails on this space and history ({type(error).__name__}: {error}); "
+                "name another one, such as NevergradOptimizer(optimizer='TwoPointsDE')"
+            ) from error
+
+    def is_exhausted(self, index: int) -> bool:
+        """Return whether there is no suggestion ``index``: a one-shot method has planned them all at the start."""
+        return self._last is not None and index >= self._last
+
     def ask(self, index: int) -> dict[str, Any]:
         """Return the parameters of suggestion ``index``."""
         seed = own_seed(self._seed, index, "nevergrad")
         self._domain.random_state.seed(_words(seed))
-        with _global_generators(seed):
+        with self._calling(seed):
             candidate = self._optimizer.ask()
         self._candidates[index] = candidate
         return self._space.from_unit([self._place(name, candidate.value[name]) for name in self._space.dimensions])
@@ -169,7 +192,7 @@ class _Session:
         return True
 
     def _tell(self, candidate: Any, loss: Any) -> None:
-        with _global_generators(own_seed(self._seed, len(self._told), "nevergrad tell")):
+        with self._calling(own_seed(self._seed, len(self._told), "nevergrad tell")):
             self._optimizer.tell(candidate, loss)
 
     def _spawn(self, record: Record) -> Any:

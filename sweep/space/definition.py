@@ -46,7 +46,7 @@ def refuse(what: str, problems: Problems) -> None:
         raise SpaceError(*problems[0])
     lines = [f"parameter {name!r}: {text}" if name else text for name, text in problems]
     error = SpaceError("", "\n  - ".join([f"{what}: {len(problems)} problems", *lines]))
-    error.parameter = problems[0][0]
+    error.parameter, error.problems = problems[0][0], tuple(problems)
     raise error
 
 

@@ -7,9 +7,10 @@ from typing import Any
 
 import pytest
 
+from sweep.errors import StrategyError
 from sweep.optimizers import NevergradOptimizer, OptunaOptimizer
 from sweep.space import Choice, Integer, LogUniform, Ordinal, SearchSpace, Uniform
-from sweep.testing.optimizers import play
+from sweep.testing.optimizers import copies, play
 from sweep.trial import Objective, Result, Status
 
 SPACE = SearchSpace(
@@ -112,3 +113,33 @@ def test_nevergrads_optimizers_by_name(name: str) -> None:
     assert trials[0] == trials[1]
     for params in trials[0]:
         SPACE.validate(params)
+
+
+def test_a_one_shot_method_ends_with_its_budget() -> None:
+    pytest.importorskip("nevergrad", reason="the extra 'nevergrad' is not installed", exc_type=ImportError)
+    optimizer = NevergradOptimizer(SPACE, "ScrHammersleySearch", budget=7)
+    assert len(play(optimizer, 20, bowl)) == 7
+    restored = NevergradOptimizer(SPACE, "ScrHammersleySearch", budget=7)
+    restored.restore(copies(play(NevergradOptimizer(SPACE, "ScrHammersleySearch", budget=7), 5, bowl)))
+    assert len(restored.suggest(9)) == 2
+
+
+@pytest.mark.filterwarnings("ignore:COBYLA")
+def test_without_a_budget_a_continuous_space_is_searched_too() -> None:
+    """NGOpt chooses its method by the budget: without one Nevergrad itself fails an assertion there."""
+    pytest.importorskip("nevergrad", reason="the extra 'nevergrad' is not installed", exc_type=ImportError)
+    space = SearchSpace({"x": Uniform(0, 1), "y": Uniform(0, 1)})
+    assert len(play(NevergradOptimizer(space), 5, lambda params: params["x"])) == 5
+
+
+def test_what_fails_inside_of_nevergrad_is_said_to_be_its(monkeypatch: pytest.MonkeyPatch) -> None:
+    ng = pytest.importorskip("nevergrad", reason="the extra 'nevergrad' is not installed", exc_type=ImportError)
+
+    def fail(self: Any) -> Any:
+        raise AssertionError
+
+    optimizer = NevergradOptimizer(SPACE, "OnePlusOne")
+    optimizer.suggest(1)
+    monkeypatch.setattr(ng.optimizers.base.Optimizer, "ask", fail)
+    with pytest.raises(StrategyError, match=r"'OnePlusOne' fails .*AssertionError.*TwoPointsDE"):
+        optimizer.suggest(1)
