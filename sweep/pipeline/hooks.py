@@ -161,10 +161,14 @@ def _breakpoint(condition: Any, inner: Call) -> Call:
         if not inside_child() and (condition is True or await ask(condition, act.path, act.state)):
             if not at_terminal():
                 raise ContractError(f"stage {act.path!r}", [NO_TERMINAL])
+            emit, run_id = act.frame.root.stream.emit, act.frame.handle.run_id if act.frame.handle else 0
+            emit("stage.breakpoint", run_id, act.path, is_open=True)  # progress makes way
             try:
                 _stop(act.state, act.path)
             except BdbQuit:
                 raise KeyboardInterrupt from None  # `quit` ends the run; no hook is to catch it
+            finally:
+                emit("stage.breakpoint", run_id, act.path, is_open=False)
         return await inner(act)
 
     return call

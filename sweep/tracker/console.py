@@ -35,6 +35,7 @@ class Console:
         self._stream = stream
         self._is_live = stream.isatty() and os.environ.get("TERM") != "dumb"
         self._live: Any = None
+        self._is_held = False  # somebody has the terminal
         self._lines: dict[str, str] = {}
         self._begun: dict[str, tuple[float, int]] = {}
         self._last = 0.0
@@ -52,6 +53,10 @@ class Console:
             )
         elif kind in ("trial.ended", "trial.started", "trial.reported"):
             self._trial(event)
+        elif kind == "stage.breakpoint":
+            self._is_held = event.data["is_open"]
+            if self._is_held:
+                self.close()
         elif kind == "run.ended":
             self._lines.pop(event.path, None)
             self._begun.pop(event.path, None)
@@ -85,6 +90,8 @@ class Console:
     def _show(self, path: str, text: str, *, plain: bool = True, now: bool = False) -> None:
         self._lines[path] = text
         self._last = time.monotonic()
+        if self._is_held:
+            return
         if self._is_live:
             self._draw()
         elif plain and now:
