@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import importlib.util
 import inspect
 import sys
@@ -14,7 +15,7 @@ from types import ModuleType
 from typing import Any, final
 
 from sweep.cli.faults import LoadError, NotThere
-from sweep.config.commandline import Arguments, parse_arguments
+from sweep.config.commandline import Arguments, joined, parse_arguments
 from sweep.config.explicit import sources
 from sweep.errors import ConfigError, UnknownName, did_you_mean
 
@@ -181,15 +182,18 @@ def _built(what: Any, name: str, file: Path, words: Sequence[str], prefix: str |
     from sweep.experiments.base import Experiment, argument_types
     from sweep.pipeline.builder import Pipeline
 
+    words = joined(words)
     if isinstance(what, type) and issubclass(what, Experiment):
-        own = {} if what.__init__ is Experiment.__init__ else argument_types(what)
+        ours = what.__init__.__module__.partition(".")[0] == "sweep"  # fields and settings: given with their provenance
+        own = {} if ours else argument_types(what)
         what, words = _called(what, name, own, words)
     elif not isinstance(what, Pipeline | Experiment) and callable(what):
         what, words = _called(what, name, _parameter_types(what), words)
     if isinstance(what, Pipeline):
         return Target(what, name, str(file), _inputs(what, name, words, prefix))
     if isinstance(what, Experiment):
-        return Target(what, name, str(file), _configure(what, name, words, prefix))
+        what = copy.copy(what)  # the module's own stays as it is
+        return Target(what, name, str(file), _configure(what, words, prefix))
     raise ConfigError(
         f"{file.name}:{name} is {what!r}; a Pipeline, an Experiment, or a function that returns one can be run"
     )
@@ -213,7 +217,7 @@ def _called(function: Any, name: str, types: Mapping[str, Any], words: Sequence[
     return function(**values), rest
 
 
-def _configure(what: Any, name: str, words: Sequence[str], prefix: str | None) -> dict[str, Any]:
+def _configure(what: Any, words: Sequence[str], prefix: str | None) -> dict[str, Any]:
     """Give an experiment its values, and those of the runs inside it; return what is left: values of its inputs."""
     from sweep.experiments.given import Given, typed
     from sweep.pipeline.units import Configuration

@@ -32,6 +32,7 @@ __all__ = [
     "Arguments",
     "Assignment",
     "Unset",
+    "joined",
     "parse_arguments",
     "parse_text",
     "parse_value",
@@ -126,7 +127,7 @@ def parse_arguments(argv: Sequence[str], parser: ArgumentParser | None = None) -
     if parser is not None and not found.manual:
         words = _argparse(words, parser, found)
         flags += re.findall(r"--[\w-]+", parser.format_help())
-    words = _joined(words)
+    words = joined(words)
     for word in words:
         if word.startswith("-"):
             raise UnknownName("flag", word.split("=")[0], flags, "values are given as key=value")
@@ -169,18 +170,23 @@ def _argparse(words: list[str], parser: ArgumentParser, found: Arguments) -> lis
     return rest
 
 
-def _joined(words: Sequence[str]) -> list[str]:
-    """Put together what the shell split inside brackets: ``layers=[64, 128]``."""
-    joined: list[str] = []
+def joined(words: Sequence[str]) -> list[str]:
+    """Put together what the shell split inside brackets: ``layers=[64, 128]``.
+
+    Example:
+        >>> joined(["layers=[64,", "128]", "lr=1"])
+        ['layers=[64, 128]', 'lr=1']
+    """
+    found: list[str] = []
     open_word = ""
     for word in words:
         open_word = f"{open_word} {word}" if open_word else word
         if not _is_open(open_word):
-            joined.append(open_word)
+            found.append(open_word)
             open_word = ""
     if open_word:
-        joined.append(open_word)
-    return joined
+        found.append(open_word)
+    return found
 
 
 def _is_open(word: str) -> bool:
@@ -354,7 +360,7 @@ def split_search(argv: Sequence[str]) -> tuple[list[str], dict[str, Distribution
     """
     rest: list[str] = []
     ranges: dict[str, Distribution] = {}
-    for word in _joined(argv):
+    for word in joined(argv):
         key, sign, text = word.partition("=")
         found = search_range(word, text.strip()) if sign and _KEY.fullmatch(key) else None
         if found is None:

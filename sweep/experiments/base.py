@@ -179,8 +179,8 @@ class Experiment:
             if key in runs:
                 continue
             group = all(len(item.path) > 1 or isinstance(item.value, Mapping) for item in items)
-            if not (group and functions) or near_miss(key, [*types, *runs]) is not None:
-                raise UnknownName("key", key, [*types, *runs], f"{items[0].source!r} for {self.name}")
+            if not (group and functions) or near_miss(str(key), [*types, *runs]) is not None:
+                raise UnknownName("key", str(key), [*types, *runs], f"{items[0].source!r} for {self.name}")
 
     def _code_layers(self, given: Given) -> list[Layer]:
         """Return what the code says of the fields that are given: the class, then the arguments of the constructor."""
@@ -351,7 +351,7 @@ class Experiment:
         started = {row.name for row in children(handle.store, handle.run_id)}
         for key, items in self._below.heads().items():
             if key not in started:
-                hint = did_you_mean(key, started) or (f"; it started {', '.join(sorted(started))}" if started else "")
+                hint = did_you_mean(str(key), started) or (f"; it started {', '.join(sorted(started))}" if started else "")
                 say(f"{handle.path!r} started no run named {key!r}, so {items[0].source!r} was not used{hint}")
 
     async def _execute(self, compiled: Compiled, state: State, frame: Frame) -> State:
@@ -369,11 +369,15 @@ def field_annotations(cls: type) -> dict[str, Any]:
     for base in reversed(cls.__mro__):
         if not issubclass(base, Experiment) or base is Experiment or "__annotations__" not in vars(base):
             continue
-        hints = typing.get_type_hints(base, include_extras=True)
-        for name in vars(base)["__annotations__"]:
-            if not name.startswith("_") and typing.get_origin(hints[name]) is not ClassVar:
-                found[name] = hints[name]
+        names = [name for name, written in vars(base)["__annotations__"].items() if not _is_own_affair(name, written)]
+        hints = typing.get_type_hints(base, include_extras=True) if names else {}
+        found.update({name: hints[name] for name in names if typing.get_origin(hints[name]) is not ClassVar})
     return found
+
+
+def _is_own_affair(name: str, written: Any) -> bool:
+    """Whether an annotation is seen to make no field, without evaluating it, which is dear."""
+    return name.startswith("_") or (isinstance(written, str) and written.startswith("ClassVar"))
 
 
 def argument_types(cls: type) -> dict[str, Any]:

@@ -64,12 +64,13 @@ class Given:
     @classmethod
     def by(cls, sources: Sequence[Explicit]) -> Given:
         """Return what explicit sources give."""
-        items = tuple(item for source in sources for item in source.items)
-        layers = [
-            Layer(source.kind, source.name, source.name, {item.path: (item.value, item.source) for item in source.items})
-            for source in sources
-        ]
-        return cls(items, tuple(layers))
+        layers = []
+        for source in sources:
+            writes = {
+                path: (value, item.source) for item in source.items for path, value in leaves({item.path[0]: _nested(item)})
+            }
+            layers.append(Layer(source.kind, source.name, source.name, dict(writes)))
+        return cls(tuple(item for source in sources for item in source.items), tuple(layers))
 
     def __bool__(self) -> bool:
         return bool(self.items)
@@ -77,11 +78,11 @@ class Given:
     def __add__(self, above: Given) -> Given:
         return Given((*self.items, *above.items), (*self.layers, *above.layers))
 
-    def heads(self) -> dict[str, list[Assignment]]:
+    def heads(self) -> dict[Any, list[Assignment]]:
         """Return the values by the first part of their keys."""
-        found: dict[str, list[Assignment]] = {}
+        found: dict[Any, list[Assignment]] = {}
         for item in self.items:
-            found.setdefault(str(item.path[0]), []).append(item)
+            found.setdefault(item.path[0], []).append(item)
         return found
 
     def only(self, heads: Sequence[str]) -> Given:
@@ -133,6 +134,14 @@ def giving(given: Given) -> Iterator[None]:
         yield
     finally:
         _GIVEN.reset(token)
+
+
+def _nested(item: Assignment) -> Any:
+    """Return an item's value under the rest of its path."""
+    value = item.value
+    for part in reversed(item.path[1:]):
+        value = {part: value}
+    return value
 
 
 def _group(item: Assignment, name: str) -> Iterator[tuple[Any, Any]]:

@@ -46,6 +46,19 @@ def made(**options):
 
 
 tune = made(name="tune")
+
+
+class Tuner(SweepExperiment):
+    """A sweep with an objective of its own."""
+
+    layers: list[int] = [1]
+    search_space = {"lr": Uniform(0, 1)}
+
+    def train(self, lr: float, depth: int = 3) -> float:
+        note(f"{lr} {depth} {self.layers}")
+        return lr
+
+
 race = made(name="race", scheduler=ASHAScheduler(max_epochs=9))
 pipe = (
     Pipeline(settings=Settings, source=Source, tag=str)
@@ -113,6 +126,7 @@ tags = Pipeline().stage("config", scope).through(cfg=object).stage("use", lambda
 @pytest.fixture
 def more(work: Path) -> Path:
     (work / "more.py").write_text(MORE)
+    (work / "numbers.yaml").write_text("1: 2\n")
     return work
 
 
@@ -156,6 +170,12 @@ def test_the_space_is_identity_and_a_resume_searches_the_same(run: Cli, cli: Cli
     assert space_of("tune#3") == SearchSpace({"lr": Uniform(0, 2)})
 
 
+def test_the_class_of_a_sweep_takes_them_too(run: Cli) -> None:
+    run("Tuner", "optimizer=RandomOptimizer", "lr=0.5", "depth=2", "layers=[64,", "128]", "--budget", "1", "--seed", "1")
+    assert calls() == ["0.5 2 [64, 128]"]
+    assert "did you mean 'depth'?" in run("Tuner", "dept=2", code=2).stderr
+
+
 def test_a_single_trial_is_run_again_in_the_space_that_was_given(run: Cli, cli: Cli) -> None:
     run("tune", "lr=uniform(5,6)", "depth=7", "--budget", "2")
     first = calls()[0]
@@ -177,6 +197,7 @@ def test_strategies_take_arguments_and_other_names(run: Cli) -> None:
 @pytest.mark.parametrize(
     ("words", "message"),
     [
+        (["Train", "--config", "numbers.yaml"], "unknown key '1' ('numbers.yaml' for Train)"),
         (["tune", "lrr=0.1"], "unknown key 'lrr' ('lrr=0.1'); did you mean 'lr'?"),
         (["tune", "dept=1,2"], "did you mean 'depth'?"),
         (["tune", "lr=unifrom(0,1)"], "unknown range 'unifrom' (lr=unifrom(0,1)); did you mean 'uniform'?"),
@@ -276,6 +297,10 @@ def test_runs_inside_are_given_their_own_words(run: Cli, cli: Cli) -> None:
     assert "train.lr=3" in text
     assert "0.5 → 3" in text
     assert "exploration.lr=uniform(5,6)" in cli("config", "why", "lr", "Study/explore/exploration").stdout
+    run("Study", "exploration.lr=0.5", "train={lr: 6, settings: {name: sgd}}", "--budget", "1")
+    assert calls()[-1] == "fit 6.0"
+    assert "0.5 → 6" in cli("config", "why", "lr", "Study#2/train/train").stdout
+    assert "'adam' → 'sgd'" in cli("config", "why", "settings.name", "Study#2/train/train").stdout
 
 
 def test_words_are_those_of_the_scope_that_the_experiment_has(run: Cli, cli: Cli) -> None:
