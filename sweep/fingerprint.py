@@ -112,16 +112,24 @@ def diff_hint(function: object) -> str:
 
 @final
 class Fingerprinter:
-    """Fingerprints of many callables; each source file is read and parsed once.
+    """Fingerprints of many callables; each source file is read and parsed once, a function without a closure described once.
 
     Keep one for as long as code is not expected to change, for example one run.
     """
 
     def __init__(self) -> None:
         self._modules: dict[str, _Module | None] = {}
+        self._known: dict[object, str] = {}
 
     def code_fingerprint(self, function: object) -> str:
         """Return the identity of a callable's code; see :func:`code_fingerprint`."""
+        if not isinstance(function, types.FunctionType) or function.__closure__ is not None:
+            return self._fingerprint(function)  # what it closes over may change
+        if function not in self._known:
+            self._known[function] = self._fingerprint(function)
+        return self._known[function]
+
+    def _fingerprint(self, function: object) -> str:
         walk = _Walk(self._module)
         root = walk.describe(function)
         return _hash("\n".join([root, *sorted(walk.finish())]))

@@ -22,7 +22,7 @@ from typing import Any, ParamSpec, TypeVar, final
 import anyio
 from anyio.lowlevel import EventLoopToken, current_token
 
-__all__ = ["LoopThread", "WorkerThreads", "call_in_loop", "current_loop_thread", "post"]
+__all__ = ["LoopThread", "WorkerThreads", "call_in_loop", "current_loop_thread", "post", "shared_threads"]
 
 P = ParamSpec("P")
 T = TypeVar("T")
@@ -120,7 +120,8 @@ class WorkerThreads:
     """Daemon threads of one event loop: they grow as needed and are reused.
 
     Nothing here limits how many calls run at once; that is the caller's business. Use it as a
-    context manager (or call :meth:`close`) so that idle threads end with the loop.
+    context manager (or call :meth:`close`) so that idle threads end with the loop. What is begun
+    inside its ``with`` block may use the same threads: :func:`shared_threads`.
 
     Example:
         >>> async def main() -> int:
@@ -133,13 +134,17 @@ class WorkerThreads:
     def __init__(self) -> None:
         self._idle: deque[_Worker] = deque()
         self._closed = False
+        self._token: Token[WorkerThreads | None] | None = None
 
     def __enter__(self) -> WorkerThreads:
+        self._token = _SHARED.set(self)
         return self
 
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
     ) -> None:
+        if self._token is not None:
+            _SHARED.reset(self._token)
         self.close()
 
     async def run(self, function: Callable[P, T], /, *args: P.args, **kwargs: P.kwargs) -> T:
@@ -184,6 +189,11 @@ class WorkerThreads:
             self.close()
 
 
+def shared_threads() -> WorkerThreads | None:
+    """Return the threads in whose ``with`` block the caller works, or None: a new thread for each sweep inside costs more."""
+    return _SHARED.get()
+
+
 def current_loop_thread() -> LoopThread | None:
     """Return the worker-thread call this code runs in, or None (on a loop, or in a foreign thread)."""
     return _CURRENT.get()
@@ -214,6 +224,7 @@ def call_in_loop(function: Callable[..., Awaitable[T]], /, *args: Any) -> T:
     return thread.call(function, *args)
 
 
+_SHARED: ContextVar[WorkerThreads | None] = ContextVar("sweep_shared_threads", default=None)
 _CURRENT: ContextVar[LoopThread | None] = ContextVar("sweep_loop_thread", default=None)
 
 

@@ -18,7 +18,7 @@ from sweep.executors.base import Capacity, Executor, Task
 from sweep.executors.placement import Placement, machine_cpus, machine_gpus, machine_memory
 from sweep.process import ForkServer
 from sweep.process.child import decision_in
-from sweep.threads import WorkerThreads
+from sweep.threads import WorkerThreads, shared_threads
 from sweep.trial import Decision
 from sweep.turns import holding
 
@@ -30,7 +30,9 @@ class _Open:
 
     def __init__(self, workers: int | None) -> None:
         self.users = 0
-        self.threads = WorkerThreads()
+        shared = shared_threads()
+        self.threads = shared or WorkerThreads()
+        self.own_threads = shared is None
         self.server = ForkServer(self.threads)
         self.one_thread = anyio.Semaphore(1, fast_acquire=True)
         self.placement = Placement(cpus=machine_cpus(), gpus=machine_gpus(), memory=machine_memory(), slots=workers)
@@ -73,7 +75,8 @@ class _LocalExecutor(Executor):
             if held.users == 0:
                 self._open = None
                 await held.server.close()
-                held.threads.close()
+                if held.own_threads:
+                    held.threads.close()
 
     async def _prepare(self, held: _Open, preload: Sequence[Callable[..., Any]]) -> None:
         """Make ready for functions to come; in this process nothing is needed."""

@@ -134,7 +134,8 @@ class SweepExperiment(Experiment):
     @property
     def fields(self) -> dict[str, Any]:
         """A sweep's arguments are not State; only a subclass's annotated fields are."""
-        return {key: value for key, value in super().fields.items() if key in self._field_types()}
+        types = self._field_types()
+        return {key: value for key, value in super().fields.items() if key in types}
 
     def _field_types(self) -> dict[str, Any]:
         from sweep.experiments.base import field_annotations
@@ -309,9 +310,10 @@ class SweepExperiment(Experiment):
                 [f"workers={self.workers}, but its executor has workers={executor.workers}; give one of the two"],
             )
         workers = self.workers or executor.workers or 1
-        asked, have = self.resources or Resources(), executor.capacity()
+        asked = self.resources
+        have = None if asked is None else executor.capacity()  # looking for GPUs takes its time
         for what in ("cpus", "gpus", "memory"):
-            wanted, available = getattr(asked, what), getattr(have, what)
+            wanted, available = getattr(asked, what, None), getattr(have, what, None)
             if wanted is not None and available is not None and wanted > available:
                 raise PlacementError(f"sweep {self.name!r}: a trial", f"{wanted:g} {what}", f"{available:g} {what}")
         return executor, workers
