@@ -463,7 +463,7 @@ class Driver:
         resources = self.conductor.scheduler.allocate_resources(trial) or self.resources
         act, session = self._activation(start, resources)
         frame = act.frame
-        self._recall(start, frame.facts["run_id"])
+        self._recall(start, act)
         token = ACTIVATION.set(act)  # runs that the objective starts here are children of the trial
         try:
             if not isinstance(objective, FunctionObjective):
@@ -498,13 +498,13 @@ class Driver:
         act.attempt = start.attempt
         return act, session
 
-    def _recall(self, start: ev.Start, row: int) -> None:
-        """Count what sweeps inside this trial spent in earlier attempts."""
-        purse, store = current_purse(), self.handle.store
-        if start.attempt == 1 or purse is None or self.repeats > 1:
+    def _recall(self, start: ev.Start, act: Activation) -> None:
+        """Count what sweeps inside this trial's repeat spent in earlier attempts."""
+        purse, store, row = current_purse(), self.handle.store, act.frame.facts["run_id"]
+        if start.attempt == 1 or purse is None:
             return
         if store.row("SELECT 1 FROM run WHERE parent_id=? LIMIT 1", (row,)) is not None:
-            purse.recall(store, row)
+            purse.recall(store, row, act.key)
 
     def _value(self, returned: Returned) -> Any:
         """Return the number that a pipeline or experiment gives, or all its numbers where a metric is named."""

@@ -30,7 +30,7 @@ NO_LIMITS = Budget()
 _BUDGET = "!budget"
 _TICKS = """
 WITH RECURSIVE below(id, level) AS (
-  SELECT id, level FROM run WHERE parent_id=?
+  SELECT id, level FROM run WHERE parent_id=?1 AND (?2='' OR stage=?2 OR substr(stage, 1, length(?2)+1)=?2||'/')
   UNION ALL SELECT run.id, run.level FROM run JOIN below ON run.parent_id=below.id WHERE below.level!='sweep')
 SELECT COALESCE(SUM(json_extract(value, '$.seconds')), 0) FROM journal JOIN below ON below.id=journal.run_id
 WHERE below.level='sweep' AND kind='ticked'"""
@@ -133,11 +133,11 @@ class Purse:
             else:
                 one._tell(text)
 
-    def recall(self, store: Store, run_id: int) -> None:
-        """Count what earlier sessions spent below a run."""
-        below = spent_below(store, run_id)
+    def recall(self, store: Store, run_id: int, stage: str = "") -> None:
+        """Count what earlier sessions spent below a run, or below a stage of it."""
+        below = spent_below(store, run_id, stage)
         self.trials, self.cost, self.resource = below.trials, below.cost, below.resource
-        row = store.row(_TICKS, (run_id,))
+        row = store.row(_TICKS, (run_id, stage))
         self.elapsed = float(row[0]) if row is not None else 0.0
 
 

@@ -150,7 +150,8 @@ def latest_run(store: Store, parent_id: int, stage: str, name: str) -> RunRow | 
 
 _BELOW = """
 WITH RECURSIVE below(id) AS (
-  SELECT id FROM run WHERE parent_id=? UNION ALL SELECT run.id FROM run JOIN below ON run.parent_id=below.id)
+  SELECT id FROM run WHERE parent_id=?1 AND (?2='' OR stage=?2 OR substr(stage, 1, length(?2)+1)=?2||'/')
+  UNION ALL SELECT run.id FROM run JOIN below ON run.parent_id=below.id)
 SELECT run.id, parent_id, level, status, source, CAST(step AS INTEGER), CAST(cost AS REAL), CAST(COALESCE(
   CASE WHEN json_type(result)='object' THEN json_extract(result, '$.cost') END,
   (SELECT value FROM metric WHERE run_id=run.id AND name='cost' ORDER BY metric.id DESC LIMIT 1)) AS REAL)
@@ -173,10 +174,10 @@ class Spent(NamedTuple):
     counts: dict[str, int]
 
 
-def spent_below(store: Store, run_id: int) -> Spent:
-    """Add up what is below a run, finished or not (queued writes are committed first)."""
+def spent_below(store: Store, run_id: int, stage: str = "") -> Spent:
+    """Add up what is below a run, or a stage of it, finished or not (queued writes are committed first)."""
     store.commit()
-    rows = store.rows(_BELOW, (run_id,))  # children have higher ids than parents: from the leaves upwards
+    rows = store.rows(_BELOW, (run_id, stage))  # children have higher ids than parents: from the leaves upwards
     inside = {run_id: False}
     for number, parent, level, *_ in reversed(rows):
         inside[number] = level == TRIAL or inside[parent]
