@@ -67,13 +67,13 @@ def run_file(
 @contextlib.contextmanager
 def _process(face: Face) -> Iterator[None]:
     """Make this process ready to run the user's code: signals, tracing, and with ``--json`` stdout for us alone."""
-    from sweep.cli.tracing import trace
     from sweep.tracker.stream import listening
+    from sweep.tracker.tracing import trace, trace_as_json
 
     before = _on_sigterm(lambda *_: sys.exit(143))
     try:
         with (
-            listening(trace) if face.debug else contextlib.nullcontext(),
+            listening(trace_as_json if face.json else trace) if face.debug else contextlib.nullcontext(),
             contextlib.redirect_stdout(sys.stderr) if face.json else contextlib.nullcontext(),
         ):
             yield

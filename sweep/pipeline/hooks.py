@@ -241,6 +241,7 @@ def _cache(spec: Any, inner: Call) -> Call:
         key = await cache_key(act, spec)
         found = await cached(act, spec, key)
         if found is not None:
+            act.cached = True
             return found
         outcome = await inner(act)
         await keep_in_cache(act, key, outcome)

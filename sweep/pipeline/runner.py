@@ -71,14 +71,25 @@ async def _stage(step: StageStep, state: State, frame: Frame, key: str) -> Accep
     if stream:
         stream.emit("stage.started", run_id, act.path, state=state, inputs=_arguments(step.bindings, act))
         act.started = current_clock().now()
-    accepted = await _attempted(act)
+    try:
+        accepted = await _attempted(act)
+    except Exception as error:
+        _tell_end(act, run_id, error=f"{type(error).__name__}: {error}")
+        raise
     if handle is not None:
         await commit(act, handle, accepted)
-    if stream:
-        seconds = current_clock().now() - act.started
-        stream.emit("stage.ended", run_id, act.path, output=accepted.output, attempt=act.attempt, seconds=seconds)
+    _tell_end(act, run_id, output=accepted.output)
     await _afterwards(act, accepted)
     return accepted
+
+
+def _tell_end(act: Activation, run_id: int, *, output: Any = None, error: str | None = None) -> None:
+    """Tell the sinks how a stage has ended."""
+    stream = act.frame.root.stream
+    if stream:
+        seconds = current_clock().now() - act.started
+        facts = {"output": output, "error": error, "attempt": act.attempt, "cached": act.cached, "seconds": seconds}
+        stream.emit("stage.ended", run_id, act.path, **facts)
 
 
 async def _attempted(act: Activation) -> Accepted:

@@ -28,6 +28,7 @@ from sweep.store.journal import Journal
 from sweep.store.writer import Store
 from sweep.threads import WorkerThreads
 from sweep.tracker.stream import Stream, listeners, say
+from sweep.tracker.tracing import debugging
 from sweep.turns import holding
 
 __all__ = ["ACTIVATION", "Activation", "Frame", "Handle", "Place", "Root", "Slots", "current_activation", "open_root"]
@@ -112,7 +113,7 @@ class Root:
 
     def __init__(self) -> None:
         self.threads = WorkerThreads()
-        self.stream = Stream(listeners())
+        self.stream = Stream(listeners() or debugging())
         self.slots = Slots(float(os.cpu_count() or 1), 0.0)
         self.fingerprints = Fingerprinter()
         self.isolation = Isolation(self.threads)
@@ -195,13 +196,17 @@ class Frame:
 class Activation:
     """One stage at one place in one run: loop iterations are activations of their own."""
 
-    __slots__ = ("attempt", "children", "deadline", "frame", "held", "key", "kwargs", "live", "results", "started", "state", "step")
+    __slots__ = (
+        "attempt", "cached", "children", "deadline", "frame", "held", "key", "kwargs", "live", "results", "started", "state",
+        "step",
+    )  # fmt: skip
 
     def __init__(self, frame: Frame, step: Any, key: str, state: Any) -> None:
         self.frame, self.step, self.key, self.state = frame, step, key, state
         self.attempt = 1
         self.deadline: float | None = None
         self.started = 0.0
+        self.cached = False
         self.kwargs: dict[str, Any] | None = None
         self.children: dict[str, int] = {}
         self.live: set[str] = set()
