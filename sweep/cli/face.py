@@ -18,7 +18,7 @@ import click
 if TYPE_CHECKING:
     from sweep.store.writer import Store
 
-__all__ = ["Face", "age", "environment", "flags", "plain", "short", "table"]
+__all__ = ["Face", "age", "environment", "flags", "plain", "short", "table", "value_sources"]
 
 F = TypeVar("F", bound=Callable[..., Any])
 
@@ -90,6 +90,22 @@ def flags(command: F) -> F:
         ctx.find_root().obj = face
         with environment(SWEEP_QUIET="1") if quiet else contextlib.nullcontext():
             return command(face, *args, **kwargs)
+
+    return wrapped  # type: ignore[return-value]  # click's decorators keep the function
+
+
+def value_sources(command: F) -> F:
+    """Give a command ``--config FILE`` and ``--env PREFIX``.
+
+    It gets the files as words, before its ``values``: so they are kept with a run, and a resume reads them again.
+    """
+
+    @click.option("--config", "files", metavar="FILE", multiple=True, help="Read values from a file.")
+    @click.option("--env", metavar="PREFIX", help="Read values from variables: APP_MODEL__LR is model.lr with APP_.")
+    @functools.wraps(command)
+    def wrapped(*args: Any, files: tuple[str, ...], values: tuple[str, ...], **kwargs: Any) -> Any:
+        words = (*(word for file in files for word in ("--config", file)), *values)
+        return command(*args, values=words, **kwargs)
 
     return wrapped  # type: ignore[return-value]  # click's decorators keep the function
 

@@ -9,12 +9,10 @@ from typing import Any
 
 import click
 
-from sweep.cli.face import Face, flags
+from sweep.cli.face import Face, flags, value_sources
 
 __all__ = ["rerun", "resume", "run", "stop", "validate"]
 
-_config = click.option("--config", "files", metavar="FILE", multiple=True, help="Read values from a file.")
-_env = click.option("--env", metavar="PREFIX", help="Read values from variables: PREFIX_MODEL__LR is model.lr with PREFIX_.")
 _REDO = "Run this stage again although it has finished: a name, or a path such as tune/Tune/trial[3]/train."
 _LIMITS = "Trials (40), a time (15m), or limits by name (trials=40,seconds=600)."
 
@@ -27,12 +25,11 @@ _LIMITS = "Trials (40), a time (15m), or limits by name (trials=40,seconds=600).
 @click.option("--seed", type=click.IntRange(min=0), help="Seed of the sweep; drawn and kept if not given.")
 @click.option("--new", is_flag=True, help="Begin a new run, even where one could go on.")
 @click.option("--smoke", is_flag=True, help="One trial, one step: does it work at all?")
-@_config
-@_env
+@value_sources
 @flags
 def run(
     face: Face, target: str, values: tuple[str, ...], workers: int | None, budget: str | None, seed: int | None, new: bool,
-    smoke: bool, files: tuple[str, ...], env: str | None,
+    smoke: bool, env: str | None,
 ) -> None:  # fmt: skip
     """Run what a file defines, or go on where it stopped.
 
@@ -48,12 +45,7 @@ def run(
     """
     from sweep.cli.entries import Options, run_file
 
-    run_file(face, target, _words(files, values), Options(workers, budget, seed, smoke, env), resume="never" if new else "auto")
-
-
-def _words(files: tuple[str, ...], values: tuple[str, ...]) -> list[str]:
-    """Return the words that are kept with a run, so that a resume reads the same files."""
-    return [*(word for file in files for word in ("--config", file)), *values]
+    run_file(face, target, list(values), Options(workers, budget, seed, smoke, env), resume="never" if new else "auto")
 
 
 @click.command()
@@ -142,19 +134,15 @@ def _ask(store: Any, row: Any) -> str:
 @click.argument("target", metavar="FILE[:NAME]")
 @click.argument("values", metavar="[KEY=VALUE]...", nargs=-1)
 @click.option("--strict", is_flag=True, help="What cannot be proved is an error, too.")
-@_config
-@_env
+@value_sources
 @flags
-def validate(
-    face: Face, target: str, values: tuple[str, ...], strict: bool, files: tuple[str, ...], env: str | None
-) -> None:
+def validate(face: Face, target: str, values: tuple[str, ...], strict: bool, env: str | None) -> None:
     """Check that it fits together; nothing runs."""
     from sweep.cli.targets import find_targets, load_target, module_of, split
 
     file, name = split(target)
     names = [name] if name else list(find_targets(module_of(file)))
-    words = _words(files, values)
-    found = {one: load_target(f"{file}:{one}", words, env) for one in names} or {"": load_target(target, words, env)}
+    found = {one: load_target(f"{file}:{one}", values, env) for one in names} or {"": load_target(target, values, env)}
     lines: list[str] = []
     for one, loaded in found.items():
         loaded.what.check(strict=strict)

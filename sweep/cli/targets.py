@@ -19,7 +19,7 @@ from sweep.config.commandline import Arguments, joined, parse_arguments
 from sweep.config.explicit import sources
 from sweep.errors import ConfigError, UnknownName, did_you_mean
 
-__all__ = ["Target", "find_targets", "load_target", "module_of", "split"]
+__all__ = ["Target", "find_targets", "load_target", "module_of", "parse_scope", "split"]
 
 
 @final
@@ -230,7 +230,7 @@ def _configure(what: Any, words: Sequence[str], prefix: str | None) -> dict[str,
         ranges, words = _ranges(what, words)
         with warnings.catch_warnings():  # what no view knows, a run inside may: the experiment refuses what nobody takes
             warnings.filterwarnings("ignore", "(?s).*: no view of .* knows", UserWarning)
-            _parse(config, words, prefix)
+            parse_scope(config, words, prefix)
         given = Given.of(config) + Given.by(sources(_values(ranges)))
     else:
         if what.level != "sweep" and config is None and set(what.fields) >= set(types):
@@ -272,11 +272,16 @@ def _for_scope(
     if len(scopes) != 1:
         return words, prefix
     own, rest = _apart(words, {*types, *pipeline.inputs, *runs_in(pipeline)[0]})
-    _parse(scopes[0], rest, prefix)
+    parse_scope(scopes[0], rest, prefix)
     return own, None
 
 
-def _parse(scope: Any, words: Sequence[str], prefix: str | None) -> None:
+def parse_scope(scope: Any, words: Sequence[str], prefix: str | None) -> None:
+    """Give a scope its words.
+
+    Raises:
+        ConfigError: A wrong word; or a prefix, which a scope has of its own.
+    """
     if prefix is not None:
         raise ConfigError(f"--env {prefix}: a scope names its own variables: Scope(env_prefix={prefix!r})")
     scope.parse(list(words))

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from sweep.cli.face import Face, flags
+from sweep.cli.face import Face, flags, value_sources
 from sweep.errors import ConfigError
 
 if TYPE_CHECKING:
@@ -88,23 +88,36 @@ def config() -> None:
 @click.argument("key", metavar="KEY")
 @click.argument("target", metavar="FILE[:NAME]|RUN")
 @click.argument("values", metavar="[KEY=VALUE]...", nargs=-1)
+@value_sources
 @flags
-def why(face: Face, key: str, target: str, values: tuple[str, ...]) -> None:
+def why(face: Face, key: str, target: str, values: tuple[str, ...], env: str | None) -> None:
     """Say why KEY has its value, layer by layer.
 
-    FILE[:NAME] names a Scope or MultiScope of a file; of a RUN, the layers kept by its config stages, and the fields
-    it was given.
+    FILE[:NAME] names a Scope or MultiScope of a file, or an experiment with what it is given; of a RUN, the layers kept
+    with it, and the fields it was given.
     """
+    from sweep.cli.targets import parse_scope
     from sweep.config.layers import explain
 
     if ".py" not in target:
         _why_of_run(face, key, target, values)
         return
     scope = _scope(target)
-    scope.parse(list(values))
+    if scope is None:
+        _show_layers(face, key, _given_layers(target, values, env))
+        return
+    parse_scope(scope, values, env)
     steps = scope.why(key)
     data = [{"key": s.key, "kind": s.kind, "source": s.source, "value": s.value, "applied": s.applied} for s in steps]
     face.show({"key": key, "layers": data}, lambda: explain(key, scope))
+
+
+def _given_layers(target: str, values: tuple[str, ...], env: str | None) -> list[dict[str, Any]]:
+    """Return the layers of what an experiment of a file would be given."""
+    from sweep.cli.targets import load_target
+
+    given = load_target(target, values, env).what._configured()._given
+    return [layer.as_data() for layer in given.layers if layer.writes]
 
 
 def _why_of_run(face: Face, key: str, reference: str, values: tuple[str, ...]) -> None:
@@ -144,7 +157,7 @@ def _show_layers(face: Face, key: str, layers: list[dict[str, Any]]) -> None:
 
 
 def _scope(target: str) -> Any:
-    """Return the Scope or MultiScope meant by ``FILE[:NAME]``."""
+    """Return the Scope or MultiScope meant by ``FILE[:NAME]``, or None where it is an experiment."""
     from sweep.cli.faults import NotThere
     from sweep.cli.targets import module_of, split
     from sweep.config import MultiScope, Scope
@@ -155,6 +168,8 @@ def _scope(target: str) -> Any:
     scopes = {key: value for key, value in vars(module).items() if isinstance(value, Scope | MultiScope)}
     if name in scopes:
         return scopes[name]
+    if hasattr(getattr(module, name, None), "_configured"):
+        return None
     if name:
         there = did_you_mean(name, scopes) or f"; scopes: {', '.join(scopes) or 'none'}"
         raise NotThere(f"{file.name} has no scope {name!r}{there}")

@@ -324,6 +324,18 @@ def test_words_reach_the_scope_that_is_a_stage(run: Cli, cli: Cli) -> None:
     assert "did you mean 'train.lr'?" in run("Staged", "train.lrr=8", code=2).stderr
 
 
+def test_why_is_said_of_an_experiment_before_it_runs(cli: Cli, more: Path) -> None:
+    (more / "base.yaml").write_text("lr: 0.75\n")
+    text = cli("config", "why", "lr", "more.py:Train", "--config", "base.yaml", "lr=2").stdout
+    assert [line.split()[0] for line in text.splitlines()] == ["lr", "schema", "file", "command"]
+    assert "0.75 → 2" in text
+    text = cli("config", "why", "train.lr", "more.py:scoped", "big").stdout
+    assert "0.25 → 4.0" in text
+    assert "did you mean 'lr'?" in cli("config", "why", "lrr", "more.py:Train", "lr=2", code=2).stderr
+    assert "train.lr = 8" in cli("config", "why", "train.lr", "more.py:scope", "train.lr=8").stdout
+    assert not (more / "sweep.db").exists()
+
+
 def test_validate_checks_the_words_too(cli: Cli, more: Path) -> None:
     assert "fits together" in cli("validate", "more.py:tune", "lr=log(1,2)").stdout
     assert "did you mean 'lr'?" in cli("validate", "more.py:Study", "train.lrr=1", code=2).stderr
