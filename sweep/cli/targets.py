@@ -222,7 +222,7 @@ def _configure(what: Any, words: Sequence[str], prefix: str | None) -> dict[str,
     from sweep.experiments.given import Given, typed
     from sweep.pipeline.units import Configuration
 
-    types, config = what._field_types(), what._config
+    types, config = what._field_types(), what._given_config
     named, words = ([], list(words)) if "name" in types else _apart(words, ["name"])
     for item in _values(named).assignments:
         what.name = typed("name", [item], str)
@@ -239,11 +239,11 @@ def _configure(what: Any, words: Sequence[str], prefix: str | None) -> dict[str,
     inputs: dict[str, Any] = {}
     strangers = [key for key in given.heads() if key not in types]
     if strangers and what.level != "sweep":
-        what._config = given.only([key for key in given.heads() if key in types])
-        known = what._configured()._compiled().inputs
+        what._given_config = given.only([key for key in given.heads() if key in types])
+        known = what._with_config()._compiled().inputs
         inputs = {key: typed(key, given.heads()[key], known[key]) for key in strangers if key in known}
-    what._config = given.only([key for key in given.heads() if key not in inputs])
-    what._configured()
+    what._given_config = given.only([key for key in given.heads() if key not in inputs])
+    what._with_config()
     return inputs
 
 

@@ -116,7 +116,7 @@ def _given_layers(target: str, values: tuple[str, ...], env: str | None) -> list
     """Return the layers of what an experiment of a file would be given."""
     from sweep.cli.targets import load_target
 
-    given = load_target(target, values, env).what._configured()._given
+    given = load_target(target, values, env).what._with_config()._given_kept
     return [layer.as_data() for layer in given.layers if layer.writes]
 
 
@@ -168,7 +168,7 @@ def _scope(target: str) -> Any:
     scopes = {key: value for key, value in vars(module).items() if isinstance(value, Scope | MultiScope)}
     if name in scopes:
         return scopes[name]
-    if hasattr(getattr(module, name, None), "_configured"):
+    if hasattr(getattr(module, name, None), "_with_config"):
         return None
     if name:
         there = did_you_mean(name, scopes) or f"; scopes: {', '.join(scopes) or 'none'}"

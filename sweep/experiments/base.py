@@ -68,10 +68,10 @@ class Experiment:
     level: ClassVar[str] = "experiment"
     _arguments: Mapping[str, Any]
     _running: int
-    _config: Any = None
-    _given: Given = NOTHING  # what is kept with the run
-    _below: Given = NOTHING  # what of it is for the runs inside,
-    _unseen: Given = NOTHING  # and for those of which nobody knows before they start
+    _given_config: Any = None
+    _given_kept: Given = NOTHING  # what is kept with the run
+    _given_below: Given = NOTHING  # what of it is for the runs inside,
+    _given_unseen: Given = NOTHING  # and for those of which nobody knows before they start
 
     def __new__(cls, *args: Any, **kwargs: Any) -> Any:
         """Note the constructor's arguments: they are fields."""
@@ -91,7 +91,7 @@ class Experiment:
         if "config" in annotations:
             fields |= {} if config is None else {"config": config}
         else:
-            self._config = config
+            self._given_config = config
             if config is not None and self._arguments.get("config") is config:  # handed on by its own constructor
                 self._arguments = {key: value for key, value in self._arguments.items() if key != "config"}
         unknown = [
@@ -134,9 +134,9 @@ class Experiment:
     def _field_types(self) -> dict[str, Any]:
         return {**{name: Any for name in self._arguments}, **field_annotations(type(self))}
 
-    def _configured(self) -> Self:
+    def _with_config(self) -> Self:
         """Return this experiment with what its config, or that of the run it is started in, gives it: a copy."""
-        own, share = Given.of(self._config), current_given().below(self.name)
+        own, share = Given.of(self._given_config), current_given().below(self.name)
         if own and share:
             place = f"{type(self).__name__}(config=…)"
             raise ContractError(place, [f"the run above has values for {self.name!r} too ({share.items[0].source}); keep one"])
@@ -145,9 +145,9 @@ class Experiment:
             return self
         held = self._with_arguments(given)
         object.__setattr__(held, "_running", 0)
-        held._config = None
-        held._take(given)
-        held._given = Given(given.items, (*self._code_layers(given), *given.layers))
+        held._given_config = None
+        held._take_given(given)
+        held._given_kept = Given(given.items, (*self._code_layers(given), *given.layers))
         return held
 
     def _with_arguments(self, given: Given) -> Self:
@@ -161,21 +161,21 @@ class Experiment:
         held.name, held.store = self.name, self.store
         return held
 
-    def _take(self, given: Given) -> None:
+    def _take_given(self, given: Given) -> None:
         """Set the fields that are given; what is left is for the runs inside."""
         heads, types = given.heads(), self._field_types()
         for key, items in heads.items():
             if key in types and key not in self._arguments:
                 setattr(self, key, typed(key, items, types[key], getattr(self, key, None)))
-        self._below = given.only([key for key in heads if key not in types])
-        if self._below:
+        self._given_below = given.only([key for key in heads if key not in types])
+        if self._given_below:
             self._refuse_strangers(types)
 
     def _refuse_strangers(self, types: Mapping[str, Any]) -> None:
         """Refuse what is neither a field nor a run inside, as far as that can be known before it runs."""
         runs, functions = runs_in(self.pipeline()) if all(name in self.fields for name in types) else ([], True)
-        self._unseen = self._below.only([key for key in self._below.heads() if key not in runs])
-        for key, items in self._below.heads().items():
+        self._given_unseen = self._given_below.only([key for key in self._given_below.heads() if key not in runs])
+        for key, items in self._given_below.heads().items():
             if key in runs:
                 continue
             group = all(len(item.path) > 1 or isinstance(item.value, Mapping) for item in items)
@@ -184,12 +184,12 @@ class Experiment:
 
     def _code_layers(self, given: Given) -> list[Layer]:
         """Return what the code says of the fields that are given: the class, then the arguments of the constructor."""
-        cls, said, fields = type(self), self._said(given), field_annotations(type(self))
+        cls, said, fields = type(self), self._said_in_code(given), field_annotations(type(self))
         defaults = {key: parts(getattr(cls, key)) for key in said if key in fields and hasattr(cls, key)}
         own = {key: value for key, value in said.items() if repr(value) != repr(defaults.get(key, NOTHING))}
         return [Layer.of("schema", cls.__qualname__, defaults), Layer.of("default", f"{cls.__qualname__}(…)", own)]
 
-    def _said(self, given: Given) -> dict[str, Any]:
+    def _said_in_code(self, given: Given) -> dict[str, Any]:
         """Return what the code says, by key, of what is given."""
         return {key: parts(self.fields[key]) for key in given.heads() if key in self.fields}
 
@@ -199,7 +199,7 @@ class Experiment:
         Raises:
             ContractError: With all mismatches.
         """
-        self._configured()._compiled(strict=strict)
+        self._with_config()._compiled(strict=strict)
         return self
 
     def _compiled(self, hooks: tuple[Mapping[str, Any], ...] = (), *, strict: bool = False) -> Compiled:
@@ -214,7 +214,7 @@ class Experiment:
         if not isinstance(pipeline, Pipeline):
             raise ContractError(f"{type(self).__name__}.pipeline()", [f"expected a Pipeline, got {pipeline!r}"])
         try:
-            with giving(self._below):
+            with giving(self._given_below):
                 return pipeline._checked(self._field_types(), hooks, strict=strict)
         except ContractError as error:
             raise ContractError(type(self).__name__, error.problems) from None
@@ -225,13 +225,13 @@ class Experiment:
             "fields": identity_of(self.fields),
             "structure": compiled.structure,
         }
-        return {**identity, "config": self._unseen.as_data()} if self._unseen else identity
+        return {**identity, "config": self._given_unseen.as_data()} if self._given_unseen else identity
 
     # ------------------------------------------------------------ running
 
     def __sweep_stage__(self, known: Mapping[str, Any]) -> Unit:
         """Return this experiment as a stage: its open inputs are the stage's parameters."""
-        held = self._configured()
+        held = self._with_config()
         try:
             compiled = held._compiled()
             problems: tuple[str, ...] = ()
@@ -268,7 +268,7 @@ class Experiment:
         """
 
         async def main(owns_loop: bool) -> RunResult:
-            return await self._configured()._run(owns_loop, budget, resume, store, durability, inputs)
+            return await self._with_config()._run(owns_loop, budget, resume, store, durability, inputs)
 
         return launch(RunResult, main, f"{type(self).__name__}.run()")
 
@@ -320,7 +320,7 @@ class Experiment:
             announce(opened, plan_of(compiled, opened))
         last = await finished_state(root, opened, compiled) if opened.finished else None
         if last is None:
-            self._given.keep(handle)
+            self._given_kept.keep(handle)
             root.stream.emit("run.resumed" if opened.before else "run.started", handle.run_id, handle.path)
             frame = Frame(root, handle, handle.path, owner=self) if outer is None else outer.below(handle, handle.path, owner=self)
             with carrying(purse):
@@ -346,10 +346,10 @@ class Experiment:
 
     def _say_unused(self, handle: Handle) -> None:
         """Name what was given to runs that were never started."""
-        if not self._below:
+        if not self._given_below:
             return
         started = {row.name for row in children(handle.store, handle.run_id)}
-        for key, items in self._below.heads().items():
+        for key, items in self._given_below.heads().items():
             if key not in started:
                 hint = did_you_mean(str(key), started) or (f"; it started {', '.join(sorted(started))}" if started else "")
                 say(f"{handle.path!r} started no run named {key!r}, so {items[0].source!r} was not used{hint}")
@@ -357,7 +357,7 @@ class Experiment:
     async def _execute(self, compiled: Compiled, state: State, frame: Frame) -> State:
         object.__setattr__(self, "_running", self._running + 1)
         try:
-            with giving(self._below):
+            with giving(self._given_below):
                 return await execute(compiled, state, frame)
         finally:
             object.__setattr__(self, "_running", self._running - 1)

@@ -349,7 +349,7 @@ class RunObjective:
 
     def __init__(self, what: Any) -> None:
         with giving(NOTHING):  # what a run above was given is not for those inside a sweep
-            self.what: Any = what if isinstance(what, type) else what._configured()
+            self.what: Any = what if isinstance(what, type) else what._with_config()
         self.is_class = isinstance(what, type)
         self.name = what.__name__ if self.is_class else what.name
 

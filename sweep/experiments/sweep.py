@@ -142,7 +142,7 @@ class SweepExperiment(Experiment):
 
         return {key: ann for key, ann in field_annotations(type(self)).items() if key != "search_space"}
 
-    def _take(self, given: Given) -> None:
+    def _take_given(self, given: Given) -> None:
         values = given_settings(type(self), given, self._field_types(), self)
         left = {key: items for key, items in given.heads().items() if key not in values}
         try:
@@ -171,11 +171,11 @@ class SweepExperiment(Experiment):
             self.optimizer = self._copied(self.optimizer)
             self.optimizer.search_space = None
 
-    def _said(self, given: Given) -> dict[str, Any]:
+    def _said_in_code(self, given: Given) -> dict[str, Any]:
         space = self._space_or_nothing()
         settings = {key: getattr(self, key) for key in given.heads() if key in (*SETTINGS, "optimizer", "scheduler")}
         searched = nest({dotted(item.path): space[dotted(item.path)] for item in given.items if dotted(item.path) in space})
-        return {**super()._said(given), **settings, **searched}
+        return {**super()._said_in_code(given), **settings, **searched}
 
     def space(self) -> SearchSpace:
         """Return the search space.
@@ -239,7 +239,7 @@ class SweepExperiment(Experiment):
             ContractError: With all mismatches.
             PlacementError: A trial asks for more than there is.
         """
-        held = self._configured()
+        held = self._with_config()
         callee, _ = held._built()
         held._executor()
         notice = restart_notice(callee, held.scheduler)
@@ -249,7 +249,7 @@ class SweepExperiment(Experiment):
 
     def __sweep_identity__(self) -> Any:
         """Return what two runs of this sweep share."""
-        held = self._configured()
+        held = self._with_config()
         return held._sweep_identity(*held._built())
 
     def _own_identity(self) -> dict[str, Any]:
@@ -379,7 +379,7 @@ class SweepExperiment(Experiment):
             raise ContractError(self.name, [f"budget={budget!r}: expected a number of trials, or Budget(…)"])
 
         async def main(owns_loop: bool) -> SweepResult:
-            return await self._configured()._run_sweep(owns_loop, budget, resume, store, durability, smoke)
+            return await self._with_config()._run_sweep(owns_loop, budget, resume, store, durability, smoke)
 
         return launch(SweepResult, main, f"{type(self).__name__}.run()")
 
@@ -464,7 +464,7 @@ class SweepExperiment(Experiment):
                 announce(opened, plan_of_sweep(machine, opened, is_leaf=callee.is_leaf))
             return self._ended(root, opened, machine, space)
         if asked is None or not asked.dry_run:
-            self._given.keep(handle)
+            self._given_kept.keep(handle)
             _notice_code(root, opened, callee)
             log.write(fresh, machine.trials, current_clock().wall())
             handle.store.commit()

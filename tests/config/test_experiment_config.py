@@ -269,6 +269,7 @@ class Own(Experiment):
     def __init__(self, width: int, depth: int = 2, **options: Any) -> None:
         super().__init__(**options)
         self.area = width * depth
+        self._config = "a cache of its own"
 
     def pipeline(self) -> Pipeline:
         return Pipeline().stage("area", lambda: float(self.area)).through(found=float)
@@ -351,7 +352,7 @@ def test_a_sweep_inside_is_given_its_space_and_its_settings(tmp_path: Path) -> N
 
 
 def test_a_plain_value_holds_a_parameter_and_strangers_are_refused() -> None:
-    held = sweep(config={"lr": 0.5})._configured()
+    held = sweep(config={"lr": 0.5})._with_config()
     assert dict(held.space()) == {"lr": Constant(0.5)}
     with pytest.raises(UnknownName, match="did you mean 'depth'"):
         sweep(config={"dept": 5}).check()
@@ -365,7 +366,7 @@ def test_a_meta_experiments_own_keys_stay_its_own() -> None:
     fixed = {"objective": objective, "search_space": {"lr": Uniform(0, 1)}, "scheduler": ASHAScheduler}
     config, space = {"scheduler": {"reduction_factor": 4}}, {"scheduler.reduction_factor": Ordinal([2, 3])}
     meta = MetaExperiment(SweepExperiment, space, optimizer=RandomOptimizer(), fixed=fixed, config=config)
-    assert dict(meta._configured().space()) == {"scheduler.reduction_factor": Constant(4)}
+    assert dict(meta._with_config().space()) == {"scheduler.reduction_factor": Constant(4)}
 
 
 def test_an_optimizer_made_for_the_old_space_searches_the_new_one(tmp_path: Path) -> None:
