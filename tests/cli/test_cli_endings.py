@@ -82,7 +82,7 @@ def test_each_ending_has_its_own_status_and_reason(
     shown = _shown(cli, "s")
     for trial, (status, reason) in zip(shown, rows, strict=True):
         assert (trial["status"], trial["reason"]) == (status, reason)
-        assert trial["how"].startswith({"error": "failed", "lost": "failed: lost"}.get(reason, reason))
+        assert trial["how"].startswith({"error": "failed", "lost": "failed: lost"}.get(str(reason), str(reason)))
     assert len({trial["how"].partition(",")[0] for trial in shown}) == 2
 
 

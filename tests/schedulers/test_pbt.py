@@ -115,6 +115,16 @@ def test_perturbation_multiplies_by_either_factor_equally_often() -> None:
         assert abs(count - total / 2) <= 4 * math.sqrt(total) / 2
 
 
+def test_perturbation_draws_categories_anew() -> None:
+    """Any of the three with equal probability: two thirds of 2000 differ from the donor's, within four sd (21.1)."""
+    changed = sum(
+        new.params["kind"] != donor.params["kind"]
+        for seed in range(500)
+        for new, _, donor in _Population(PBTScheduler(20, 3), seed).generation()
+    )
+    assert abs(changed - 2000 * 2 / 3) <= 84
+
+
 def test_resampling_redraws_each_parameter_with_its_probability() -> None:
     """A learning rate drawn anew is another one: 25% of 2000, within four sd (19.4); categories: two thirds of it."""
     changed: Counter[str] = Counter()
