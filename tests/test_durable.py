@@ -13,12 +13,12 @@ import textwrap
 from collections import Counter
 from collections.abc import Callable, Iterator
 from pathlib import Path
-from typing import Any
+from typing import Annotated, Any
 
 import numpy as np
 import pytest
 from dying import Deaths, Killed
-from pydantic import BaseModel
+from pydantic import AfterValidator, BaseModel, create_model
 
 from sweep import Cache, Experiment, Pipeline, Retry, Status, open_store
 from sweep.clock import using_clock
@@ -343,6 +343,50 @@ def test_a_changed_contract_is_refused() -> None:
     with pytest.raises(ResumeRefused) as caught:
         Pipeline().stage("a", lambda: 1).through(x=float).stage("b", _crash).run(name="r", resume="must")
     assert any("'int' -> 'float'" in line for line in caught.value.diff)
+
+
+def _model_named(name: str, **fields: Any) -> Any:
+    return create_model(name, **{field: (annotation, ...) for field, annotation in fields.items()})
+
+
+@pytest.mark.parametrize(
+    ("before", "after", "told"),
+    [
+        (_model_named("Part", a=int), _model_named("Part", a=int, b=str), "Part.b: 'str' is new"),
+        (_model_named("Part", a=int, b=str), _model_named("Part", a=int), "Part.b: 'str' is gone"),
+        (_model_named("Part", a=int), _model_named("Part", a=str), "Part.a: 'int' -> 'str'"),
+        (_model_named("Part", a=int), _model_named("Parts", a=int), "'list[Part]' -> 'list[Parts]'"),
+    ],
+    ids=["a field more", "a field less", "another type", "another name"],
+)
+@pytest.mark.parametrize("deep", [False, True])
+def test_a_changed_class_in_a_contract_is_refused(before: Any, after: Any, told: str, deep: bool) -> None:
+    def build(part: Any) -> Pipeline:
+        kind = _model_named("Whole", parts=list[part]) if deep else list[part]
+        return Pipeline().stage("a", lambda: []).through(x=list[kind] if deep else kind).stage("b", _crash)
+
+    with pytest.raises(Crash):
+        build(before).run(name="r")
+    with pytest.raises(Crash):
+        build(before).run(name="r", resume="must")
+    with pytest.raises(ResumeRefused) as caught:
+        build(after).run(name="r", resume="must")
+    assert any(told in line for line in caught.value.diff), caught.value.diff
+
+
+def test_a_validator_in_a_contract_is_the_same_in_each_process(store_path: Path) -> None:
+    def build() -> Pipeline:
+        def positive(value: int) -> int:
+            return abs(value)
+
+        return Pipeline().stage("a", lambda: -1).through(x=Annotated[int, AfterValidator(positive)]).stage("b", _crash)
+
+    kept = []
+    for _ in range(2):
+        kept.append(build())  # both stay, so that their functions have two addresses
+        with pytest.raises(Crash):
+            kept[-1].run(name="r")
+    assert statuses(store_path) == ["interrupted"]
 
 
 def test_other_inputs_are_another_run_and_equal_ones_are_not() -> None:

@@ -15,7 +15,7 @@ import operator
 import sys
 import types
 import typing
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from typing import Any, Final, final
 
 import typing_extensions
@@ -33,6 +33,7 @@ __all__ = [
     "lineage",
     "members",
     "peel",
+    "records_in",
     "split",
     "value_of",
 ]
@@ -341,6 +342,27 @@ def _marks(hint: Any) -> list[Any]:
 def _unmark(hint: Any) -> Any:
     origin, args = split(hint)
     return _unmark(args[0]) if origin in _MARKS else hint
+
+
+def records_in(annotations: Iterable[Any]) -> dict[str, Record]:
+    """Return all records that annotations name, by name, those in fields of others included.
+
+    Example:
+        >>> Point = typing.NamedTuple("Point", [("x", int)])
+        >>> list(records_in([dict[str, list[Point] | None]]))
+        ['Point']
+    """
+    found: dict[str, Record] = {}
+    waiting = list(annotations)
+    while waiting:
+        annotation = peel(waiting.pop(0))
+        record = Record.of(annotation)
+        if record is not None and describe(annotation) not in found:
+            found[describe(annotation)] = record
+            waiting += record.fields.values()
+        if split(annotation)[0] is not typing.Literal:
+            waiting += [one for one in split(annotation)[1] if one is not Ellipsis and not isinstance(one, list)]
+    return found
 
 
 # ---------------------------------------------------------------- wording

@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, final
 
-from sweep.pipeline.annotations import describe
+from sweep.pipeline.annotations import describe, records_in
 from sweep.pipeline.contracts import Accepted, FieldContract, OutputContract
 from sweep.pipeline.units import Unit
 
@@ -14,6 +15,10 @@ __all__ = [
     "Binding", "BranchStep", "Compiled", "ItemContract", "Items", "LoopStep", "ParallelStep", "Results", "StageStep", "Step",
     "result_names", "text_of",
 ]  # fmt: skip
+
+
+_ADDRESS = re.compile(r" at 0x[0-9a-f]+")
+"""What the name of a function has that is another in each process."""
 
 
 @final
@@ -202,11 +207,17 @@ class ItemContract:
 
 
 def text_of(contract: OutputContract | None) -> Any:
-    """Return a contract as identity compares it."""
+    """Return a contract as identity compares it: names and types of its fields, and of those of all classes in it."""
     if contract is None:
         return None
     model = None if contract.model is None else describe(contract.model)
-    return {"model": model, "fields": {name: describe(ann) for name, ann in contract.annotations.items()}}
+    text = {"model": model, "fields": _described(contract.annotations)}
+    classes = {name: _described(record.fields) for name, record in records_in(contract.annotations.values()).items()}
+    return {**text, "classes": classes} if classes else text
+
+
+def _described(fields: Mapping[str, Any]) -> dict[str, str]:
+    return {name: _ADDRESS.sub("", describe(annotation)) for name, annotation in fields.items()}
 
 
 def result_names(steps: Sequence[Step]) -> tuple[str, ...]:
