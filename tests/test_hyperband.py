@@ -11,6 +11,8 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
 
 from sweep import Ordinal
 from sweep.config import ADict, Scope
@@ -119,6 +121,26 @@ def test_steps_of_the_rounds_are_the_seeds() -> None:
     steps = hyperband.compute_optimized_initial_training_steps(120_000)
     assert steps == [27, 88, 292, 972, 3240, 10800, 36000, 120000]
     assert len(steps) == hyperband.num_generations()
+
+
+@settings(max_examples=60, deadline=None)
+@given(
+    samples=st.integers(12, 400),
+    rate=st.one_of(st.floats(0.05, 0.95), st.sampled_from([0.3, 1 / 3, 0.1, 0.7, 0.29])),
+    least=st.integers(1, 12),
+    last=st.integers(1, 10**6),
+)
+def test_the_step_table_has_an_entry_for_every_round(samples: int, rate: float, least: int, last: int) -> None:
+    """Counted, where Ato goes by logarithms: as many entries as rounds run, rising to the last step."""
+    spaces = {"lr": {"param_type": "FLOAT", "param_range": (0, 1), "num_samples": samples}}
+    hyperband = HyperBand(Scope(), spaces, halving_rate=rate, num_min_samples=least)
+    steps = hyperband.compute_optimized_initial_training_steps(last)
+    assert len(steps) == hyperband.num_generations() == len(hyperband.sizes)
+    assert steps == sorted(steps)
+    assert steps[-1] == last
+    assert steps[0] >= 1
+    assert hyperband.sizes == sorted(hyperband.sizes, reverse=True)
+    assert all(size >= least for size in hyperband.sizes)
 
 
 class Gone(BaseException):
