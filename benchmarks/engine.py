@@ -17,6 +17,7 @@ from pathlib import Path
 
 import stages
 import starts
+import strategies
 import trials
 from measure import Row, table
 
@@ -24,7 +25,7 @@ from measure import Row, table
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--quick", action="store_true", help="small counts: whether it runs, not how fast")
-    parser.add_argument("--only", choices=("stages", "trials", "starts"), help="one part of the table")
+    parser.add_argument("--only", choices=("stages", "trials", "strategies", "starts"), help="one part of the table")
     given = parser.parse_args()
     began = time.perf_counter()
     rows: list[Row] = []
@@ -33,6 +34,7 @@ def main() -> None:
         parts: dict[str, Callable[[], list[Row]]] = {
             "stages": lambda: stages.rows(place, given.quick),
             "trials": lambda: trials.rows(place, given.quick),
+            "strategies": lambda: strategies.rows(given.quick),
             "starts": lambda: starts.rows(given.quick),
         }
         for part, measure in parts.items():

@@ -15,8 +15,9 @@ BENCHMARKS = Path(__file__).parent.parent / "benchmarks"
 @pytest.mark.parametrize(
     ("part", "figures"),
     [
-        ("stages", ["plain async stage", "checkpointed stage", "memory of a loop", "resume of a run"]),
-        ("trials", ["sync objective", "bytes of the store", "nested sweep", "ASHA inline", "async trials", "suggestion, Random"]),
+        ("stages", ["plain async stage", "checkpointed stage", "memory of a loop", "memory of a map", "resume of a map"]),
+        ("trials", ["sync objective", "bytes of the store", "nested sweeps", "ASHA inline", "async trials", "suggestion, Random"]),
+        ("strategies", ["suggestion and report, Random", "next of ASHA", "next of Hyperband"]),
         ("starts", ["import sweep", "from sweep import Pipeline"]),
     ],
 )
