@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import copy
+import datetime
+import decimal
 import logging
 import pickle
 import sqlite3
@@ -12,7 +14,9 @@ from typing import Any
 
 import anyio
 import anyio.lowlevel
+import numpy
 import pytest
+import torch
 from dying import Deaths, Killed
 from pydantic import BaseModel
 
@@ -115,6 +119,36 @@ def test_fields_are_part_of_identity(deaths: Deaths) -> None:
     with pytest.raises(ResumeRefused) as caught:
         Square(n=2).run(resume="must")
     assert any("n: 1 -> 2" in line for line in caught.value.diff)
+
+
+@pytest.mark.parametrize(
+    ("one", "other"),
+    [
+        (numpy.zeros(3), numpy.ones(3)),
+        (torch.zeros(2), torch.ones(2)),
+        (numpy.float32(1), numpy.float32(2)),
+        (b"a", b"b"),
+        (datetime.date(2024, 1, 1), datetime.date(2024, 1, 2)),
+        (decimal.Decimal("1"), decimal.Decimal("1.0")),
+        (range(3), range(4)),
+    ],
+    ids=lambda value: type(value).__name__,
+)
+def test_values_in_fields_are_told_apart_by_what_they_hold(one: Any, other: Any) -> None:
+    class Holds(Experiment):
+        value: Any = None
+
+        def pipeline(self) -> Pipeline:
+            return Pipeline().stage("fail", self.fail)
+
+        def fail(self) -> None:
+            raise KeyboardInterrupt
+
+    for _ in range(2):
+        with pytest.raises(KeyboardInterrupt):
+            Holds(value=copy.deepcopy(one)).run()
+    with pytest.raises(ResumeRefused, match="value"):
+        Holds(value=other).run(resume="must")
 
 
 def test_assignment_while_running_is_refused_and_says_what_to_return() -> None:

@@ -10,6 +10,11 @@ from functools import partial
 from pathlib import PurePath
 from typing import Any
 
+from sweep.errors import NotStorable
+from sweep.fingerprint import structure_hash
+from sweep.store.blobs import NoBlobs
+from sweep.store.codec import EXACT_TYPES, encode
+
 __all__ = ["constructor_arguments", "identity_of"]
 
 _MISSING = object()
@@ -41,7 +46,17 @@ def identity_of(value: Any) -> Any:
     if isinstance(value, type) or (callable(value) and hasattr(value, "__qualname__")):
         module = _module_of(value)
         return f"{module}.{value.__qualname__}" if module else value.__qualname__
-    return {type(value).__qualname__: identity_of(constructor_arguments(value))}
+    return {type(value).__qualname__: _content_of(value) or identity_of(constructor_arguments(value))}
+
+
+def _content_of(value: Any) -> str | None:
+    """Return a hash of what a value holds, where it is one (bytes, a date, an array), and no object of a user's."""
+    if type(value) not in EXACT_TYPES and type(value).__module__.partition(".")[0] not in ("numpy", "torch"):
+        return None
+    try:
+        return structure_hash(encode(value, NoBlobs()))
+    except NotStorable:
+        return None
 
 
 def _module_of(value: Any) -> str:

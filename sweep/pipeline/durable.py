@@ -420,10 +420,10 @@ def _status_of(root: Root, error: BaseException) -> tuple[Status, Reason | None]
 
 def _close(opened: Opened, status: Status, reason: Reason | None, error: str | None) -> None:
     handle = opened.handle
+    if opened.status is None:
+        _roll_up(handle)  # it commits what is queued, so the status comes after it: a run that has ended is whole
     query = "UPDATE run SET status=?, reason=?, ended=?, error=? WHERE id=?"
     handle.store.add(query, (status.value, reason and reason.value, current_clock().wall(), error, handle.run_id))
-    if opened.status is None:
-        _roll_up(handle)
     handle.store.commit()
 
 
