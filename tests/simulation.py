@@ -12,13 +12,15 @@ import json
 import math
 import random
 import sqlite3
+import time
 from collections import defaultdict
-from collections.abc import Callable
-from contextlib import closing, suppress
+from collections.abc import Callable, Iterator
+from contextlib import closing, contextmanager, suppress
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+import trio._core._run
 from simulated_objective import Calls
 
 from sweep.clock import SystemClock, using_clock
@@ -178,6 +180,7 @@ class World:
     finished: dict[int, tuple[Any, ...]] = field(default_factory=dict)
     sessions: int = 0
     deaths: int = 0
+    dawdle: float = 0.0  # real seconds that an objective sleeps at most, now and then: nothing may depend on them
 
     async def run(self, *, mortal: bool = True) -> SweepResult | None:
         """Work until the sweep is over, through all its deaths; check what must hold after each.
@@ -243,6 +246,8 @@ class World:
         for step in range(done + 1, steps + 1):
             if (i + step) % story.bad == 0 and ctx.attempt <= story.times:
                 raise ValueError(f"boom at {step}")
+            if self.dawdle:
+                time.sleep(self.dawdle * random.random())
             if step % story.sparse == 0:
                 ctx.save(step)
             ctx.report(step, loss=loss(i, x, step))
@@ -322,32 +327,54 @@ def outcome(result: SweepResult) -> list[tuple[Any, ...]]:
     ]  # fmt: skip
 
 
-def wipe(path: Path) -> None:
-    """Remove a store; its lock file stays, which this process keeps open."""
+def begin(path: Path) -> None:
+    """Put an empty store in the place of what is there; the lock file stays, which this process keeps open."""
     for suffix in ("", "-wal", "-shm"):
         with suppress(FileNotFoundError):
             path.with_name(path.name + suffix).unlink()
+    template = path.with_name("template.db")
+    if not template.exists():
+        Store(template).close()
+    path.write_bytes(template.read_bytes())  # its tables are made once
+
+
+@contextmanager
+def woken_as_drawn(seed: int) -> Iterator[None]:
+    """Let trio wake its tasks in an order that the seed draws, not in one of its own each time (as Hypothesis does)."""
+    scheduler: Any = trio._core._run
+    before = scheduler._ALLOW_DETERMINISTIC_SCHEDULING, scheduler._r.getstate()
+    scheduler._ALLOW_DETERMINISTIC_SCHEDULING = True
+    scheduler._r.seed(seed)
+    try:
+        yield
+    finally:
+        scheduler._ALLOW_DETERMINISTIC_SCHEDULING = before[0]
+        scheduler._r.setstate(before[1])
 
 
 async def simulate(seed: int, directory: Path) -> World:
     """Live one story to its end and check it.
 
     Raises:
-        AssertionError: Something that must hold does not; a note has the seed and the story.
+        AssertionError: Something that must hold does not; a note has the story and the command that lives it again.
     """
     world = World(Story(seed), directory / "sweep.db")
     try:
-        wipe(world.path)
-        result = await world.run()
+        begin(world.path)
+        with woken_as_drawn(seed):
+            result = await world.run()
         if result is not None:
             world.check(result)
         if world.story.serial:
             twin = World(Story(seed), directory / "twin.db")
-            wipe(twin.path)
+            begin(twin.path)
             whole = await twin.run(mortal=False)
             assert world.rows() == twin.rows()
             assert result is None or (whole is not None and outcome(result) == outcome(whole))
     except BaseException as error:
-        error.add_note(f"--simulation-seed {seed}: {world.story}; died {world.deaths} times")
+        error.add_note(
+            f"died {world.deaths} times in the story {world.story}\n"
+            f"which is lived again by: pytest tests/test_simulation.py --simulation-seed {seed}"
+        )
         raise
     return world

@@ -1,7 +1,7 @@
 """Deterministic simulation: whole sweeps on the real driver, event log and store that die between any two events.
 
-``pytest tests/test_simulation.py --simulations 5000`` lives more stories; a failing one says its
-``--simulation-seed N``, which lives that one alone, exactly as it was.
+``pytest tests/test_simulation.py --simulations 5000`` lives more stories; a failing one says the command
+that lives it alone, on asyncio and on trio, exactly as it was.
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ from typing import Any
 
 import anyio
 import pytest
-from simulation import Story, World, simulate, wipe
+from simulation import Story, World, begin, simulate, woken_as_drawn
 
 from sweep.executors.simulated import Faults
 from sweep.experiments.eventlog import EventLog
@@ -50,30 +50,35 @@ def _live(seeds: range, directory: Path, backend: str = "asyncio") -> list[World
 
 
 def test_sweeps_that_die_between_events_lose_and_repeat_nothing(request: pytest.FixtureRequest, memory: Path) -> None:
-    chosen = request.config.getoption("--simulation-seed")
-    count = int(request.config.getoption("--simulations"))
-    worlds = _live(range(chosen, chosen + 1) if chosen is not None else range(count), memory)
+    worlds = _live(_seeds(request, range(int(request.config.getoption("--simulations")))), memory)
     if len(worlds) >= 100:
         assert sum(world.deaths for world in worlds) > len(worlds), "the simulation has lost its bite"
 
 
-def test_on_trio_too(memory: Path) -> None:
-    _live(range(10_000, 10_020), memory, "trio")
+def test_on_trio_too(request: pytest.FixtureRequest, memory: Path) -> None:
+    _live(_seeds(request, range(10_000, 10_020)), memory, "trio")
 
 
-def test_a_seed_replays_exactly(memory: Path) -> None:
-    """On asyncio; trio wakes tasks in an order that it draws anew each time."""
+def _seeds(request: pytest.FixtureRequest, usual: range) -> range:
+    chosen = request.config.getoption("--simulation-seed")
+    return usual if chosen is None else range(chosen, chosen + 1)
+
+
+@pytest.mark.parametrize("backend", ["asyncio", "trio"])
+def test_a_seed_replays_exactly(memory: Path, backend: str) -> None:
+    """However long its threads take: the second time objectives sleep now and then, in real time."""
     wild = [seed for seed in range(400) if not (story := Story(seed)).serial and story.faults != Faults()]
     for seed in random.Random(7).sample(wild, 12):
-        first, second = (_trace(seed, memory) for _ in range(2))
+        first, second = (_trace(seed, memory, backend, dawdle) for dawdle in (0.0, 0.004))
         assert first == second, f"--simulation-seed {seed}"
 
 
-def _trace(seed: int, directory: Path) -> list[Any]:
+def _trace(seed: int, directory: Path, backend: str, dawdle: float) -> list[Any]:
     """Return all that a story has left in its store, but for when it was by the clock on the wall."""
-    world = World(Story(seed), directory / "trace.db")
-    wipe(world.path)
-    anyio.run(world.run)
+    world = World(Story(seed), directory / "trace.db", dawdle=dawdle)
+    begin(world.path)
+    with woken_as_drawn(seed):
+        anyio.run(world.run, backend=backend)
     with closing(sqlite3.connect(world.path)) as connection:
         runs = connection.execute("SELECT number, status, reason, score, cost, step, params, seq, ended_seq FROM run")
         found: list[Any] = runs.fetchall()
