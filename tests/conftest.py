@@ -9,7 +9,8 @@ import pytest
 
 def pytest_addoption(parser: pytest.Parser) -> None:
     """Let the crash harness and the simulation run longer than they do by default."""
-    parser.addoption("--crash-rounds", type=int, default=3, help="rounds of random kills in tests/crash")
+    parser.addoption("--crash-rounds", type=int, default=1, help="rounds of random kills in tests/crash")
+    parser.addoption("--crash-every", action="store_true", help="kill at every statement in tests/crash, not at some")
     parser.addoption("--simulations", type=int, default=100, help="stories in tests/test_simulation.py")
     parser.addoption("--simulation-seed", type=int, default=None, help="live this one story alone")
 

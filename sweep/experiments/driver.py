@@ -485,8 +485,9 @@ class Driver:
         trial, objective = start.trial, self.objective
         row = self.log.ids[trial.number]
         session = TrialSession(self, start, row)
+        path = f"{trial.path}/run[{start.run}]" if self.repeats > 1 else trial.path
         facts = {
-            "run_id": row, "path": trial.path, "trial": trial.number, "attempt": start.attempt,
+            "run_id": row, "path": path, "trial": trial.number, "attempt": start.attempt,
             "step": start.step, "seed": start.seed,
         }  # fmt: skip
         leaf = isinstance(objective, FunctionObjective)

@@ -131,6 +131,10 @@ class Store:
         uri = f"file:{_quoted(self.path)}" + (self._read_mode() if self.readonly else "")
         connection = sqlite3.connect(uri, uri=True, check_same_thread=False, isolation_level=None, timeout=30)
         try:
+            if self.readonly and _is_blank(connection):  # who made it died before its tables: a store without runs
+                connection.close()
+                connection = sqlite3.connect(":memory:", check_same_thread=False, isolation_level=None)
+                self._create(connection)
             return self._prepared(connection, new)
         except BaseException:
             connection.close()
@@ -399,6 +403,11 @@ def open_store(path: str | Path | None = None) -> Store:
         StoreError: There is no such store.
     """
     return Store(path, create=False, readonly=True)
+
+
+def _is_blank(connection: sqlite3.Connection) -> bool:
+    version = connection.execute("PRAGMA user_version").fetchone()[0]
+    return not version and not connection.execute("SELECT count(*) FROM sqlite_master").fetchone()[0]
 
 
 def _write_ahead(connection: sqlite3.Connection) -> None:

@@ -1,49 +1,77 @@
 """Forks a process for each program that is to run, and possibly to die; so that each start costs milliseconds.
 
-Reads jobs as JSON lines, answers each with a line: how the process ended and what it returned.
+Reads jobs as JSON lines; answers each with the pid, and then with how the process ended and what it returned.
+
+A process can die at every instant that its store can tell: before each statement that writes (and before the COMMIT
+after it, when all is written and nothing kept), after each COMMIT, and round the files that arrays are kept in.
 """
 
 from __future__ import annotations
 
+import faulthandler
+import gc
+import importlib
+import itertools
 import json
 import os
 import signal
+import sqlite3
 import sys
+import time
 import traceback
 import warnings
+from contextlib import suppress
+from functools import partial
 from typing import Any
 
 import programs
 
-from sweep.store.writer import Store
+_WRITES = ("BEGIN", "COMMIT", "INSERT", "UPDATE", "DELETE")
+_LONG = 60.0
+"""Seconds after which a program hangs: it says where, and ends."""
 
 
-def die_at(count: int, after: bool) -> None:
-    """Kill this process at its n-th transaction, before or after it."""
-    original, seen = Store._transaction, 0
+class Instants:
+    """Counts the instants at which this process may die, and dies at one of them."""
 
-    def transaction(self: Store, work: Any) -> Any:
-        nonlocal seen
-        seen += 1
-        if seen == count and not after:
+    def __init__(self, at: int) -> None:
+        self.at, self._next = at, itertools.count(1).__next__
+
+    def pass_one(self) -> None:
+        """Go on, or die."""
+        if self._next() == self.at:
             os.kill(os.getpid(), signal.SIGKILL)
-        done = original(self, work)
-        if seen == count:
-            os.kill(os.getpid(), signal.SIGKILL)
-        return done
+            time.sleep(600)  # on other threads the signal comes a moment later
 
-    Store._transaction = transaction  # type: ignore[method-assign]  # a process made to die
+    @property
+    def passed(self) -> int:
+        return self._next() - 1
 
+    def watch(self) -> None:
+        """Count from here on what is written by this process."""
+        instants = self
 
-def count_into(counter: list[int]) -> None:
-    """Count transactions."""
-    original = Store._transaction
+        class Connection(sqlite3.Connection):
+            def execute(self, statement: str, *parameters: Any) -> Any:  # type: ignore[override]  # as it is called
+                if statement.startswith(_WRITES):
+                    instants.pass_one()
+                done = super().execute(statement, *parameters)
+                if statement == "COMMIT":
+                    instants.pass_one()
+                return done
 
-    def transaction(self: Store, work: Any) -> Any:
-        counter[0] += 1
-        return original(self, work)
+        sqlite3.connect = partial(sqlite3.connect, factory=Connection)
+        for name in ("replace", "fsync", "unlink"):
+            setattr(os, name, self._around(getattr(os, name)))
 
-    Store._transaction = transaction  # type: ignore[method-assign]  # a process that is measured
+    def _around(self, function: Any) -> Any:
+        def call(*args: Any, **options: Any) -> Any:
+            self.pass_one()
+            done = function(*args, **options)
+            self.pass_one()
+            return done
+
+        return call
 
 
 def main() -> None:
@@ -62,7 +90,20 @@ def main() -> None:
             text = answer.read()
         status = os.waitpid(pid, 0)[1]
         ended = {"signal": os.WTERMSIG(status)} if os.WIFSIGNALED(status) else {"code": os.WEXITSTATUS(status)}
-        print(json.dumps({**ended, "answer": json.loads(text) if text else None}), flush=True)
+        answered = json.loads(text) if text else {}
+        _warm(answered.pop("modules", []))
+        print(json.dumps({**ended, **answered}), flush=True)
+
+
+def _warm(modules: list[str]) -> None:
+    """Import what a program has imported, so that the next one finds it."""
+    new = [name for name in modules if name not in sys.modules]
+    for name in new:
+        with suppress(ImportError, AttributeError):
+            importlib.import_module(name)
+    if new:
+        gc.collect()
+        gc.freeze()
 
 
 def _child(job: dict[str, Any], writing: int) -> None:
@@ -70,13 +111,15 @@ def _child(job: dict[str, Any], writing: int) -> None:
     error = os.open(job["error"], os.O_WRONLY | os.O_CREAT | os.O_APPEND)
     os.dup2(error, 2)
     os.set_inheritable(writing, False)
-    code, transactions = 1, [0]
+    os.environ.update(job["environment"])
+    faulthandler.dump_traceback_later(_LONG, exit=True)
+    code, instants = 1, Instants(job["at"])
     try:
-        count_into(transactions)
-        if job.get("die_at"):
-            die_at(job["die_at"], job["after"])
-        answer = getattr(programs, job["program"])(job["store"], job["log"])
-        os.write(writing, json.dumps({"returned": answer, "transactions": transactions[0]}).encode())
+        instants.watch()
+        returned = getattr(programs, job["program"])({"store": job["store"], "resume": job["resume"]})
+        passed = instants.passed
+        with open(writing, "w", encoding="utf-8") as answer:
+            json.dump({"returned": returned, "instants": passed, "modules": sorted(sys.modules)}, answer)
         code = 0
     except BaseException:  # noqa: BLE001  # whatever it is, it is told, and this process ends here
         traceback.print_exc()
