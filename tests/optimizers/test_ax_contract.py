@@ -20,6 +20,7 @@ pytestmark = [
     pytest.mark.filterwarnings("ignore::DeprecationWarning:botorch"),
     pytest.mark.filterwarnings("ignore::DeprecationWarning:torch"),
     pytest.mark.filterwarnings("ignore::DeprecationWarning:linear_operator"),
+    pytest.mark.filterwarnings("ignore::linear_operator.utils.warnings.NumericalWarning"),
     pytest.mark.filterwarnings("ignore::pandas.errors.Pandas4Warning"),
     pytest.mark.filterwarnings("ignore::botorch.exceptions.warnings.BotorchWarning"),
 ]
