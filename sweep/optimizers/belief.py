@@ -25,6 +25,7 @@ _LEVELS = 3  # of a trial, counted from its last
 _APART = 0.8  # a level counts if it is at most this share of the next
 _HUGE = 1e100  # losses are squared
 _MARGIN = 0.02  # standard deviations by which the best is to be beaten; at 0 the search stays where it is
+_KNOWN = 1e6  # what the logarithm of an improvement loses where the model is surer than the margin: copies of the best
 _BOUND = 2.5  # standard deviations below the mean that the confidence bound looks
 _BOUND_SHARE = {True: 0.25, False: 0.10}  # of proposals: where starts are cheap, and elsewhere
 _RANDOM, _BEST, _NEAR, _NEAR_SCALES = 500, 6, 20, (0.02, 0.08, 0.2)
@@ -160,29 +161,36 @@ class Belief:
             cheap: Whether trials are stopped early.
             rng: The proposal's own generator.
         """
-        self._suppose(waiting)
+        model = self._supposed(waiting, rng)
         bound = rng.random() < _BOUND_SHARE[cheap]
 
         def promise(units: Array) -> Array:
-            mean, sd = self._model.predict(self._encoding.features(units), self._last)
-            return _BOUND * sd - mean if bound else log_expected_improvement(mean, sd, self._target)
+            mean, sd = model.predict(self._encoding.features(units), self._last)
+            if bound:
+                return _BOUND * sd - mean
+            gain = log_expected_improvement(mean, sd, self._target)
+            return np.where(sd < _MARGIN, gain - _KNOWN, gain)
 
-        return self._encoding.params(self._climb(promise, rng))
+        return self._encoding.params(self._climb(model, promise, rng))
 
-    def _suppose(self, waiting: Sequence[Record]) -> None:
-        """Condition the model on pending trials too, as if they had come out as expected."""
+    def _supposed(self, waiting: Sequence[Record], rng: np.random.Generator) -> CurveModel:
+        """Return a model to propose by: other likely lengths, and pending trials came out as expected."""
+        model = self._model.varied(rng)
+        x, steps, z = self._x, self._steps, self._z
         if waiting:
-            x = self._encoding.features(self._memory.snapped(waiting))
-            mean, _ = self._model.predict(x, self._last)
-            steps = np.concatenate([self._steps, np.full(len(x), self._last)])
-            self._model.condition(np.concatenate([self._x, x]), steps, np.concatenate([self._z, mean]))
+            more = self._encoding.features(self._memory.snapped(waiting))
+            mean, _ = self._model.predict(more, self._last)
+            x, z = np.concatenate([x, more]), np.concatenate([z, mean])
+            steps = np.concatenate([steps, np.full(len(more), self._last)])
+        model.condition(x, steps, z)
+        return model
 
-    def _climb(self, promise: Callable[[Array], Array], rng: np.random.Generator) -> Array:
+    def _climb(self, model: CurveModel, promise: Callable[[Array], Array], rng: np.random.Generator) -> Array:
         """Return the point of the unit cube where ``promise`` is highest among those not tried yet."""
         encoding, d = self._encoding, self._encoding.dimensions
         if d == 0:
             return np.empty(0)
-        mean, _ = self._model.predict(encoding.features(self._units), self._last)
+        mean, _ = model.predict(encoding.features(self._units), self._last)
         best = self._units[np.argsort(mean, kind="stable")[:_BEST]]
         near = [encoding.perturb(np.repeat(best, _NEAR, 0), s, max(0.3, 2 / d), rng) for s in _NEAR_SCALES]
         units = encoding.snap(np.concatenate([rng.random((_RANDOM, d)), *near]))

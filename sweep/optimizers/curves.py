@@ -42,6 +42,7 @@ _OTHERS = (
 )
 _MIX = (0.0, 1.5)  # mean and sd of logit w
 _ITERATIONS = 25
+_VARIED = 0.3  # standard deviation, on the logarithm
 
 
 @final
@@ -154,6 +155,17 @@ class CurveModel:
         off = (theta - self._prior_mean) / self._prior_sd
         value = 0.5 * data.z @ alpha + np.log(np.diag(factor)).sum() + 0.5 * off @ off
         return float(value), gradient + off / self._prior_sd
+
+    def varied(self, rng: np.random.Generator) -> CurveModel:
+        """Return a model without data whose lengths and mixture are drawn around these.
+
+        One set of hyperparameters is surer of itself than the data allow; sets that differ see other promising places.
+        """
+        spread = _VARIED * np.minimum(self._prior_sd, 1.0)
+        spread[2 * self._width : -1] = 0.0
+        low, high = np.array(self._bounds).T
+        theta = np.clip(self.theta + spread * rng.standard_normal(spread.size), low, high)
+        return CurveModel(self._width, self._last, theta)
 
     # prediction
 

@@ -75,6 +75,22 @@ def test_gradient_is_the_slope_of_the_posterior() -> None:
         assert gradient[place] == pytest.approx(slope, rel=1e-5, abs=1e-5)
 
 
+def test_a_varied_model_has_other_lengths_and_the_same_curves() -> None:
+    model = CurveModel(3, LAST)
+    model.theta = model.theta + 0.2
+    before = model.theta.copy()
+    thetas = np.array([model.varied(np.random.default_rng(seed)).theta for seed in range(400)])
+    assert np.array_equal(model.theta, before)
+    off = thetas - before
+    assert np.all(off[:, 6:11] == 0)  # sg, sh, sr, p, noise
+    moved = off[:, [0, 1, 2, 3, 4, 5, 11]]
+    assert moved.mean(0) == pytest.approx(0, abs=0.06)  # four standard errors of 400 draws
+    assert moved.std(0) == pytest.approx(0.3, abs=0.05)
+    model.theta = np.full_like(before, -1e9)
+    _, steps, z = data(2)
+    model.varied(np.random.default_rng(0)).condition(np.eye(3)[:2], steps, z)  # inside its bounds again
+
+
 def test_expected_improvement_far_into_the_tail() -> None:
     from scipy.integrate import quad  # type: ignore[import-untyped]  # scipy has no types
     from scipy.stats import norm  # type: ignore[import-untyped]  # as above
@@ -231,6 +247,17 @@ def test_where_everything_fails_is_avoided() -> None:
 
     late = play(BayesianOptimizer(PLANE), 30, half)[15:]
     assert sum(trial.params["x"] > 0.5 for trial in late) <= 4
+
+
+def test_where_the_model_is_sure_nothing_is_tried_again() -> None:
+    """The trap of expected improvement: near-copies of the best for ever."""
+    near = 0
+    for seed in range(2):
+        optimizer = BayesianOptimizer(n_initial=4)
+        optimizer.setup(SearchSpace({"x": Uniform(0, 1)}), [Objective()], seed)
+        x = [trial.params["x"] for trial in play(optimizer, 36, lambda params: (params["x"] - 0.3) ** 2)]
+        near += sum(min(abs(other - x[place]) for other in x[:place]) < 0.002 for place in range(12, 36))
+    assert near <= 7  # 14 with expected improvement alone
 
 
 def test_a_small_space_is_tried_through_before_anything_repeats() -> None:
