@@ -245,6 +245,11 @@ class Story:
         assert not unknown, f"started, but not in the store: {unknown}"
         twice = {place: times for place, times in Counter((one.path, one.attempt) for one in trials).items() if times > 1}
         assert not twice, f"attempts that were begun twice: {twice}"
+        counts = [work for work in done if work.kind == "start" and work.attempt > 1 and not _TRIAL.search(work.path)]
+        uncounted = {
+            one for one in counts if not self.before.has(one.path) and self.before.tried.get(one.path, 0) < one.attempt - 1
+        }
+        assert not uncounted, f"another attempt began before the one before was counted: {uncounted}"
         ended = [work for work in done if work.kind in ("end", "told") and not self.before.has(work.path)]
         lost = {work.path for work in ended if (work.path, work.attempt) not in self.before.attempts}
         # what the scheduler had decided is not begun again, so its end is never told: one such for each kill

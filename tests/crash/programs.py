@@ -322,7 +322,7 @@ def stubborn(n: int, ctx: Context) -> int:
         grandchild = subprocess.Popen([sys.executable, "-S", "-c", code], stdout=subprocess.PIPE)
         assert grandchild.stdout is not None
         grandchild.stdout.readline()
-        time.sleep(0.02)
+        time.sleep(0.04)
         return n + 1
 
 
@@ -334,7 +334,7 @@ def isolated(how: dict[str, Any]) -> Any:
         .through(a=int, isolate="process")
         .stage("numbers", giving([1, 2, 3]))
         .through(numbers=list[int])
-        .map("items", add_n, over="numbers", concurrency=2, isolate="process")
+        .map("items", stubborn, over="numbers", concurrency=2, isolate="process")
         .through(found=list[int])
         .stage("flaky", flaky)
         .through(z=int, isolate="process", retry=Retry(3, backoff=0.002))
