@@ -9,6 +9,9 @@ from pathlib import Path
 import pytest
 from harness import Ended, Shape, Story, Zygote
 
+from sweep import open_store
+from sweep.store.runs import roots
+
 SHAPES = [
     Shape("chain", units=10),
     Shape("loops", units=14),
@@ -88,3 +91,12 @@ def test_killed_at_random_instants(whole: tuple[Story, Ended], request: pytest.F
         first = dice.randint(0, lines)
         deaths = [{"kill": (first + dice.randint(0, lines) * turn, dice.random() * 0.01)} for turn in range(4)]
         live(whole, f"random{seed}", *deaths)
+
+
+def test_killed_before_there_are_tables_the_store_reads_as_empty(zygote: Zygote, tmp_path: Path) -> None:
+    story = Story(SHAPES[0], zygote, tmp_path, "blank")
+    assert story.session(at=1).killed
+    assert story.store.exists()
+    with open_store(story.store) as store:
+        assert roots(store) == []
+    assert story.session().returned["h"] == 10
