@@ -49,11 +49,13 @@ class Study(Optimizer):
         sampler = optuna.samplers.TPESampler(seed=seed, multivariate=True, constant_liar=True)
         self.study = optuna.create_study(sampler=sampler, pruner=self._pruner())
         self._axes = make_axes(space)
+        self.asked: dict[int, Any] = {}  # made anew, a trial of Optuna would be sampled anew
 
     def suggest(self, n: int) -> list[Trial]:
         trials = []
         for _ in range(n):
             asked = self.study.ask({name: axis.distribution for name, axis in self._axes.items()})
+            self.asked[asked.number] = asked
             params = {name: axis.decode(asked.params[name]) for name, axis in self._axes.items()}
             trials.append(Trial(self._space.validate(params), notes={"asked": asked.number}))
         return trials
@@ -80,13 +82,7 @@ class Pruning(Scheduler):
         return self.on_report(trial, trial.step, trial.metrics) is Decision.STOP
 
     def on_report(self, trial: Trial, step: int, metrics: Mapping[str, float]) -> Decision:
-        import optuna
-
-        study = self._optimizer.study
-        storage_id = study._storage.get_trial_id_from_study_id_trial_number(
-            study._study_id, (trial.notes or {})["asked"]
-        )
-        asked = optuna.trial.Trial(study, storage_id)
+        asked = self._optimizer.asked[(trial.notes or {})["asked"]]
         asked.report(metrics["loss"], step)
         return Decision.STOP if step < UNITS and asked.should_prune() else Decision.CONTINUE
 
