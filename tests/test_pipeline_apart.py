@@ -10,6 +10,8 @@ import pytest
 
 from sweep import Context, Experiment, Pipeline, Retry, SweepExperiment, Uniform, open_store
 from sweep.optimizers import RandomOptimizer
+from sweep.pipeline.request import RESUME_VARIABLE, Request, Reran
+from sweep.store.writer import default_store
 
 OWNER = os.getpid()
 SPACE = {"lr": Uniform(0.1, 1)}
@@ -86,6 +88,23 @@ def test_leaves_run_in_children_and_orchestrators_in_the_owner(objective: Any, c
     assert 11 <= best < 12, "the stage ran here, the leaf of its sweep did not"
     said = [line for line in capsys.readouterr().err.splitlines() if "starts runs of its own" in line]
     assert len(said) == 1
+
+
+@pytest.mark.parametrize("objective", [Whole, Whole().pipeline()], ids=["class", "pipeline"])
+def test_one_trial_alone_runs_its_leaves_where_the_sweep_does(objective: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    before = run(objective, 1, name="o").trials[0]
+    request = Request(1, str(default_store().resolve()), name="o", trial=0)
+    monkeypatch.setenv(RESUME_VARIABLE, request.to_text())
+    with pytest.raises(Reran) as ended:
+        run(objective, 1, name="o")
+    monkeypatch.delenv(RESUME_VARIABLE)
+    assert ended.value.result.value == before.score
+    with open_store() as store:
+        below = "SELECT j.key, j.value FROM journal j JOIN run r ON r.id=j.run_id WHERE ? IN (r.id, r.root_id)"
+        values = dict(store.rows(below, (ended.value.result.run_id,)))
+    assert values["sync"] == '{"sync":false}'
+    assert values["nested/deep"] == '{"deep":false}'
+    assert 11 <= float(values["inside"].split(":")[1][:-1]) < 12
 
 
 def slow(lr: float) -> float:

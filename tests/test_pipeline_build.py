@@ -233,7 +233,9 @@ def test_the_context_comes_by_name_or_by_annotation_but_once() -> None:
     def both(ctx, anything: Context) -> None: ...  # type: ignore[no-untyped-def]
 
     assert Pipeline().stage("a", annotated).through(where=str).run().where == "a"
-    assert Pipeline().stage("other", other).through(y=int).inputs == {"ctx": int}
+    (wrong,) = problems(Pipeline().stage("other", other).through(y=int).check)
+    assert "parameter 'ctx' is int, but 'ctx' is a reserved name: it gets the Context" in wrong
+    assert Pipeline().stage("other", other, settings={"ctx": 3}).through(y=int).run().y == 3
     (problem,) = problems(Pipeline().stage("both", both).check)
     assert "'ctx' and 'anything'" in problem
 

@@ -8,7 +8,7 @@ anything runs: exactly the inputs, of fitting types.
 from __future__ import annotations
 
 import inspect
-from collections.abc import AsyncIterator, Callable, Iterator, Mapping
+from collections.abc import AsyncIterator, Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any, Literal, NamedTuple, Protocol, final
 
@@ -24,10 +24,12 @@ from sweep.pipeline.nodes import contents_of
 from sweep.pipeline.runner import execute
 from sweep.pipeline.runs import as_input
 from sweep.pipeline.runtime import Activation
+from sweep.pipeline.stagecheck import runtime_of
 from sweep.pipeline.state import State
 from sweep.pipeline.steps import Compiled
 from sweep.pipeline.subtypes import Verdict, subtype
 from sweep.space import Integer, LogInteger, SearchSpace, nest
+from sweep.trial import Objective as Goal
 
 __all__ = [
     "FunctionObjective",
@@ -46,6 +48,12 @@ class Returned(NamedTuple):
 
     value: float | None
     numbers: dict[str, float]
+
+    def scored_by(self, goals: Iterable[Goal]) -> float | dict[str, float] | None:
+        """Return what a trial's score is made of: the number, or all of them where a metric is named."""
+        if self.value is not None and all(goal.metric is None for goal in goals):
+            return self.value
+        return self.numbers or self.value
 
 
 class Objective(Protocol):
@@ -118,7 +126,7 @@ class FunctionObjective:
         for one in self.signature.parameters:
             if one.kind is inspect.Parameter.VAR_KEYWORD:
                 return None
-            if peel(one.annotation) is not Context and not (one.name == "ctx" and one.annotation is MISSING):
+            if runtime_of(one) != "context":
                 found[one.name] = _annotation(one)
         lonely = [one for one in self.signature.parameters if one.name in found]
         return None if any(self._whole(one, len(lonely) == 1) is not None for one in lonely) else found
@@ -142,7 +150,7 @@ class FunctionObjective:
         for parameter in self.signature.parameters:
             if parameter.kind in (inspect.Parameter.VAR_KEYWORD, inspect.Parameter.VAR_POSITIONAL):
                 self.takes_any = self.takes_any or parameter.kind is inspect.Parameter.VAR_KEYWORD
-            elif peel(parameter.annotation) is Context or (parameter.name == "ctx" and parameter.annotation is MISSING):
+            elif runtime_of(parameter) == "context":
                 self.context_name = parameter.name
             elif parameter.name in space:
                 used.add(parameter.name)

@@ -11,11 +11,12 @@ from sweep.errors import RunNotFound
 from sweep.executors.base import Executor, Task
 from sweep.experiments.ledger import seed_of
 from sweep.experiments.objective import FunctionObjective, Objective, number_of
+from sweep.experiments.placing import placing
 from sweep.experiments.result import RunResult
 from sweep.experiments.standing import values_of
 from sweep.pipeline.durable import Opened, RunSpec, open_top
 from sweep.pipeline.request import Request
-from sweep.pipeline.runtime import Activation, Frame, Root
+from sweep.pipeline.runtime import ACTIVATION, Activation, Frame, Root
 from sweep.pipeline.session import StageSession
 from sweep.store.runs import TRIAL, RunRow, children, read_run
 from sweep.store.writer import Durability, Store
@@ -41,7 +42,7 @@ async def rerun_trial(
         request: Names store, sweep and trial.
         callee: The objective as the code is now.
         goals: What its score is.
-        executor: Where a leaf function runs.
+        executor: Where leaf functions run.
         resources: What it occupies.
         durability: Of the new run.
 
@@ -59,7 +60,7 @@ async def rerun_trial(
     identity = {"objective": callee.identity(), "params": params, "trial": f"{sweep.segment}/{trial.segment}"}
     spec = RunSpec(f"{sweep.segment}-trial{number}", "rerun", identity, params, seed=seed)
     async with open_top(root, spec, Path(request.store), "never", durability) as opened:
-        value = await _call(root, opened, callee, executor, resources, params, number)
+        value = await _call(root, opened, callee, goals, executor, resources, params, number)
         opened.handle.store.commit()
         return _result(opened, goals, value)
 
@@ -73,20 +74,30 @@ def _trial(store: Store, sweep: RunRow, number: int) -> RunRow:
 
 
 async def _call(
-    root: Root, opened: Opened, callee: Objective, executor: Executor, resources: Resources, params: Mapping[str, Any], number: int
+    root: Root,
+    opened: Opened,
+    callee: Objective,
+    goals: tuple[Goal, ...],
+    executor: Executor,
+    resources: Resources,
+    params: Mapping[str, Any],
+    number: int,
 ) -> Any:
     handle = opened.handle
     facts = {"run_id": handle.run_id, "path": handle.path, "trial": number, "attempt": 1, "step": 0, "seed": handle.seed}
-    act = Activation(Frame(root, handle, handle.path, facts=facts), None, "", None)
-    session = StageSession(act, handle)
-    act.frame.session = session
-    if not isinstance(callee, FunctionObjective):
-        return await callee.orchestrate(params, act)
     directory = handle.store.run_directory(handle.run_id)
-    function = callee.callable
-    task = Task(function, callee.kwargs(params), callee.context_name, resources, facts, directory, directory)
-    async with executor.open(callee.functions()):
-        return await executor.run(task, session)
+    act = Activation(Frame(root, handle, handle.path, facts=facts), None, "", None)
+    act.frame.session = session = StageSession(act, handle)
+    act.frame.place = placing(executor, callee, session, resources, facts, directory)
+    token = ACTIVATION.set(act)  # runs that the objective starts here are children of this one
+    try:
+        async with executor.open(callee.functions()):
+            if not isinstance(callee, FunctionObjective):
+                return (await callee.orchestrate(params, act)).scored_by(goals)
+            task = Task(callee.callable, callee.kwargs(params), callee.context_name, resources, facts, directory, directory)
+            return await executor.run(task, session)
+    finally:
+        ACTIVATION.reset(token)
 
 
 def _result(opened: Opened, goals: tuple[Goal, ...], value: Any) -> RunResult:

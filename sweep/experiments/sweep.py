@@ -39,6 +39,7 @@ from sweep.optimizers.base import Optimizer
 from sweep.pipeline.contracts import MISSING, Signature
 from sweep.pipeline.durable import Opened, Resume, RunSpec, open_child, open_top
 from sweep.pipeline.planning import announce
+from sweep.pipeline.redo import reopened
 from sweep.pipeline.request import Reran, requested
 from sweep.pipeline.runtime import Activation, Handle, Root, current_activation, open_root
 from sweep.pipeline.units import Unit
@@ -458,18 +459,21 @@ class SweepExperiment(Experiment):
                 announce(opened, plan_of_sweep(machine, opened, is_leaf=callee.is_leaf))
             return SweepResult.of_machine(self.name, opened, machine, space)
         fresh = self._opening(past, machine, workers, budget, optimizer, scheduler, space, lines, handle)
+        dry = asked is not None and asked.dry_run
+        again = handle.redo.trials.get(handle.run_id, ()) if dry else reopened(handle.journal)
+        fresh += [ev.Reopened(number) for number in sorted(again)]
         if _was_over(past, fresh, opened):
             machine.apply(past)
             if asked is not None:
                 announce(opened, plan_of_sweep(machine, opened, is_leaf=callee.is_leaf))
             return self._ended(root, opened, machine, space)
-        if asked is None or not asked.dry_run:
+        if not dry:
             self._given_kept.keep(handle)
             _notice_code(root, opened, callee)
             log.write(fresh, machine.trials, current_clock().wall())
             handle.store.commit()
         self._replayed(machine, [*past, *fresh], optimizer, scheduler)
-        if asked is None or not asked.dry_run:
+        if not dry:
             log.agree(machine.trials, current_clock().wall())
         if asked is not None:
             announce(opened, plan_of_sweep(machine, opened, is_leaf=callee.is_leaf))
@@ -515,7 +519,7 @@ class SweepExperiment(Experiment):
                 events.append(ev.BudgetSet.of(limits))
         if not past and self.init_from is not None:
             events.append(ev.Imported(earlier_trials(self.init_from, space, self.objectives(), handle.store)))
-        return [*events, *(ev.Reopened(number) for number in handle.redo.trials(handle.path))]
+        return events
 
     @staticmethod
     @collector_paused()

@@ -7,12 +7,10 @@ from collections.abc import Iterable, Mapping
 from dataclasses import replace
 from typing import Any, final
 
-from sweep.context import Context
 from sweep.pipeline.annotations import describe, items_of, peel
 from sweep.pipeline.contracts import MISSING, OutputContract, Parameter, Signature
 from sweep.pipeline.nodes import Each, Stage
-from sweep.pipeline.stagecheck import StageCheck, place_of
-from sweep.pipeline.state import State
+from sweep.pipeline.stagecheck import StageCheck, place_of, runtime_of
 from sweep.pipeline.steps import Binding, ItemContract, Items, StageStep, result_names, text_of
 from sweep.pipeline.subtypes import Verdict, subtype
 from sweep.pipeline.units import Unit
@@ -87,8 +85,7 @@ class MapCheck:
             for one in unit.signature.parameters
             if one.kind not in variadic
             and one.name not in settings
-            and peel(one.annotation) not in (Context, State)
-            and not (one.name == "ctx" and one.annotation is MISSING)
+            and runtime_of(one) is None
         ]
         unbound = [one for one in free if one.name not in self.known.fields and not one.has_default]
         named = [one for one in free if one.name == "item"]

@@ -6,9 +6,10 @@ stage that starts the child, so that one runs again, too; what else is finished 
 
 from __future__ import annotations
 
+import json
 import re
 from collections.abc import Iterable, Iterator, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import NamedTuple, final
 
 from sweep.errors import ConfigError, UnknownName
@@ -17,11 +18,13 @@ from sweep.store.runs import TRIAL, RunRow, descendants
 from sweep.store.writer import Store
 from sweep.trial import Status
 
-__all__ = ["Outcome", "Redo", "find_stages"]
+__all__ = ["Outcome", "Redo", "find_stages", "reopened"]
 
 _KINDS = "('stage', 'done', 'unstored', 'skipped', 'branch')"
 _NUMBER = re.compile(r"#[\d.]+$|\[\d+\]$")
 _BRANCH = "!branch"
+_REOPENED = "!reopen"
+"""Key of a sweep's journal under which trials stand that are to go on: kept with what is forgotten, gone with their events."""
 
 
 class Outcome(NamedTuple):
@@ -48,6 +51,7 @@ class Redo:
         above: The runs and activations around them.
         outcomes: What is journaled of all of these.
         runs: Finished child runs that go on.
+        trials: Sweeps (by run id) and the numbers of their trials that go on.
 
     Example:
         >>> redo = Redo(frozenset({"study/tune/Tune/load"}), frozenset({"study/tune/Tune", "study/tune", "study"}))
@@ -59,6 +63,7 @@ class Redo:
     above: frozenset[str] = frozenset()
     outcomes: tuple[Outcome, ...] = ()
     runs: tuple[int, ...] = ()
+    trials: Mapping[int, frozenset[int]] = field(default_factory=dict)
 
     def __bool__(self) -> bool:
         return bool(self.paths)
@@ -71,12 +76,6 @@ class Redo:
         """Return the activations inside a run or another activation that were meant, in order."""
         return sorted(one for one in self.paths if one.startswith(f"{path}/"))
 
-    def trials(self, path: str) -> list[int]:
-        """Return the numbers of the trials of a sweep inside of which stages were meant."""
-        start = f"{path}/trial["
-        ends = {one[len(start) : -1] for one in self.above if one.startswith(start) and one.endswith("]")}
-        return sorted(int(number) for number in ends if number.isdigit())
-
     def forget(self, store: Store, root_id: int) -> None:
         """Queue the removal of the outcomes, so that this and any later session runs their stages."""
         for run_id, key, path in self.outcomes:
@@ -87,6 +86,21 @@ class Redo:
             journal.discard(key)
         for run_id in self.runs:
             store.add("UPDATE run SET status=? WHERE id=?", (Status.INTERRUPTED.value, run_id))
+        for run_id, numbers in self.trials.items():
+            journal = Journal(store, run_id, root_id, fresh=False)
+            journal.put(_REOPENED, "redo", json.dumps(sorted(numbers | reopened(journal))))
+
+
+def reopened(journal: Journal) -> frozenset[int]:
+    """Return the numbers of a sweep's trials that a ``--redo`` has left to reopen, of this session or of one cut short.
+
+    They are gone from the journal by the commit that follows, which is to have the events that reopen them.
+    """
+    entry = journal.get(_REOPENED)
+    if entry is None or entry.value is None:
+        return frozenset()
+    journal.discard(_REOPENED)
+    return frozenset(json.loads(entry.value))
 
 
 def find_stages(store: Store, root: RunRow, texts: Iterable[str]) -> Redo:
@@ -115,8 +129,13 @@ def find_stages(store: Store, root: RunRow, texts: Iterable[str]) -> Redo:
     _refuse_cut(row for row, path in runs.values() if path in above)
     led_to = (one for one in finished if one.path in above and not one.key.endswith(_BRANCH))  # sides stay chosen
     outcomes = (*(one for one in finished if one.path in paths), *led_to)
-    again = (row for row, path in runs.values() if path in above and row.id != root.id and row.level != TRIAL)
-    return Redo(paths, above, outcomes, tuple(row.id for row in again if row.status.ended))
+    inside = [row for row, path in runs.values() if path in above and row.id != root.id]
+    trials: dict[int, frozenset[int]] = {}
+    for row in inside:
+        if row.level == TRIAL:
+            trials[row.parent_id] = trials.get(row.parent_id, frozenset()) | {row.number}
+    again = tuple(row.id for row in inside if row.level != TRIAL and row.status.ended)
+    return Redo(paths, above, outcomes, again, trials)
 
 
 def _around(path: str) -> Iterator[str]:

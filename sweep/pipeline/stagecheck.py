@@ -21,10 +21,12 @@ from sweep.pipeline.storing import unstorable
 from sweep.pipeline.subtypes import Verdict, subtype
 from sweep.pipeline.units import Unit, make_unit
 
-__all__ = ["StageCheck", "own_fields", "place_of"]
+__all__ = ["StageCheck", "own_fields", "place_of", "runtime_of"]
 
 _OF_LEAVES = ("isolate", "resources")
 """Hooks that mean the functions a stage comes to, wherever they stand."""
+_RUNTIME: Mapping[str, tuple[type, str]] = {"ctx": (Context, "context"), "state": (State, "state")}
+"""Reserved names: what a parameter of that name gets, and the source of its binding."""
 
 
 @final
@@ -213,12 +215,17 @@ class StageCheck:
     def parameter(self, parameter: Parameter, settings: dict[str, Any], place: str) -> Binding | None:
         """Bind one parameter by the rules in their order; None if it is left over."""
         name, annotation = parameter.name, parameter.annotation
-        if peel(annotation) is Context or (name == "ctx" and annotation is MISSING):
-            return Binding(name, "context")
-        if peel(annotation) is State:
-            return Binding(name, "state")
-        if name in settings:
+        if name in settings and peel(annotation) not in (Context, State):
             return self.setting(name, settings.pop(name), place, annotation)
+        source = runtime_of(parameter)
+        if source is not None:
+            return Binding(name, source)
+        if name in _RUNTIME and not parameter.has_default:
+            self.known.problem(
+                f"{place}: parameter {name!r} is {describe(annotation)}, but {name!r} is a reserved name: it gets the "
+                f"{_RUNTIME[name][0].__name__}; call the parameter otherwise, or give it a value: settings={{{name!r}: …}}"
+            )
+            return Binding(name, "default")
         if name in self.known.fields:
             return self.field(parameter, place)
         model = self.model(annotation, name, place)
@@ -329,6 +336,17 @@ class StageCheck:
 
     def first_given(self, name: str, step: StageStep) -> bool:
         return self.known.givers.get(name, "").startswith(f"stage {step.name!r} ")
+
+
+def runtime_of(parameter: Parameter) -> str | None:
+    """Return ``"context"`` or ``"state"`` for a parameter that gets one, by its annotation or else its name; else None."""
+    for name, (kind, source) in _RUNTIME.items():
+        if peel(parameter.annotation) is kind:
+            return source
+        bare = parameter.annotation is MISSING
+        if parameter.name == name and (bare or subtype(kind, parameter.annotation) is not Verdict.REFUTED):
+            return source
+    return None
 
 
 def place_of(node: Stage) -> str:
