@@ -140,7 +140,7 @@ class Context:
         """Keep a checkpoint; call it before the report it belongs to.
 
         Args:
-            value: Plain data, arrays, tensors, state dicts, models, dataclasses, nested at will.
+            value: Plain data, arrays, tensors, state dicts, pydantic models, dataclasses, nested at will.
 
         Raises:
             NotStorable: Part of the value cannot be written; the message names the place.

@@ -7,11 +7,14 @@ from collections.abc import Callable, Mapping, Sequence
 from typing import Any, final
 
 from sweep.errors import StrategyError
+from sweep.experiments.objective import number_of
 from sweep.optimizers.base import Optimizer
 from sweep.space import SearchSpace
 from sweep.trial import Objective, Result, Trial
 
-__all__ = ["Constrained"]
+__all__ = ["Constrained", "Constraint"]
+
+Constraint = Callable[[Mapping[str, Any]], float]
 
 _PATIENCE = 1000
 
@@ -24,7 +27,7 @@ class Constrained(Optimizer):
     wrapped optimizer stands where it stood.
     """
 
-    def __init__(self, inner: Optimizer, constraints: Sequence[Callable[[Mapping[str, Any]], float]]) -> None:
+    def __init__(self, inner: Optimizer, constraints: Sequence[Constraint]) -> None:
         self.inner, self.constraints = inner, constraints
         self.finite = bool(getattr(inner, "finite", False))
         self.search_space = getattr(inner, "search_space", None)
@@ -39,7 +42,7 @@ class Constrained(Optimizer):
         """Return up to ``n`` feasible trials.
 
         Raises:
-            StrategyError: A thousand suggestions in a row were infeasible.
+            StrategyError: A thousand suggestions in a row were infeasible, or a constraint gave no number.
         """
         found: list[Trial] = []
         rejected = 0
@@ -66,7 +69,17 @@ class Constrained(Optimizer):
 
     def _broken(self, params: Mapping[str, Any]) -> str | None:
         for constraint in self.constraints:
-            value = constraint(params)
-            if not value <= 0:
-                return f"{getattr(constraint, '__name__', constraint)} = {value!r} > 0"
+            name = getattr(constraint, "__name__", constraint)
+            try:
+                value = constraint(params)
+            except Exception as error:
+                raise StrategyError(f"constraint {name!r} raised {type(error).__name__}: {error}, for {params}") from error
+            number = number_of(value)
+            if number is None:  # of a truth nobody knows whether True means that it holds or that it is broken
+                raise StrategyError(
+                    f"constraint {name!r} returned {value!r}: expected a number, <= 0 where feasible, "
+                    "such as p['x'] + p['y'] - 1 for x + y <= 1"
+                )
+            if not number <= 0:
+                return f"{name} = {value!r} > 0"
         return None

@@ -78,8 +78,8 @@ class Objective(Protocol):
         """Run it here, under the trial (not for leaves)."""
 
 
-def make_objective(what: Any) -> Objective:
-    """Return the objective that a user's object means.
+def make_objective(what: Any, metric: str | None = None) -> Objective:
+    """Return the objective that a user's object means; a bare number that a generator yields is its ``metric``.
 
     Raises:
         ContractError: It is none.
@@ -89,7 +89,7 @@ def make_objective(what: Any) -> Objective:
     if isinstance(what, Experiment) or (isinstance(what, type) and issubclass(what, Experiment)):
         return RunObjective(what)
     if callable(what):
-        return FunctionObjective(what)
+        return FunctionObjective(what, metric or "value")
     raise ContractError("objective", [f"{what!r} is no function, Pipeline or Experiment"])
 
 
@@ -108,12 +108,12 @@ class _Slot:
 
 @final
 class FunctionObjective:
-    """A function of the parameters: sync, async, or a generator that yields metrics."""
+    """A function of the parameters: sync, async, or a generator that yields metrics, or numbers for one ``metric``."""
 
     is_leaf = True
 
-    def __init__(self, function: Callable[..., Any]) -> None:
-        self.function = function
+    def __init__(self, function: Callable[..., Any], metric: str = "value") -> None:
+        self.function, self.metric = function, metric
         self.signature: Signature = read_signature(function)
         self.name = str(getattr(function, "__name__", type(function).__name__))
         self.context_name: str | None = None
@@ -157,6 +157,7 @@ class FunctionObjective:
                 slots.append(self._one(parameter, space, place, problems))
             elif parameter.name in heads:
                 used |= {name for name in space if name.partition(".")[0] == parameter.name}
+                problems += [f"{place}: {text}" for text in _part_problems(parameter.annotation, space, parameter.name + ".")]
                 slots.append(_Slot(parameter.name, "built", _contract(parameter)))
             else:
                 left.append(parameter)
@@ -195,6 +196,7 @@ class FunctionObjective:
             alike = parameter.annotation is MISSING and near_miss(parameter.name, space) is not None
             if whole is not None and not used and not alike:
                 used |= set(space)
+                problems += [f"{place}: {text}" for text in _part_problems(parameter.annotation, space, "")]
                 slots.append(whole)
             elif not parameter.has_default:
                 problems.append(
@@ -242,8 +244,8 @@ class FunctionObjective:
         self.context_name = self.context_name or "_sweep_context"
         own = self.context_name != "_sweep_context"
         if inspect.isasyncgenfunction(self.function):
-            return _AsyncSteps(self.function, self.context_name, own)
-        return _Steps(self.function, self.context_name, own)
+            return _AsyncSteps(self.function, self.context_name, own, self.metric)
+        return _Steps(self.function, self.context_name, own, self.metric)
 
     async def orchestrate(self, params: Mapping[str, Any], act: Activation) -> Returned:
         """Leaves are placed on an executor instead."""
@@ -258,6 +260,7 @@ class _Steps:
     function: Callable[..., Iterator[Mapping[str, float]]]
     context_name: str
     passes_context: bool
+    metric: str
 
     def __call__(self, **kwargs: Any) -> Any:
         ctx: Context = kwargs[self.context_name] if self.passes_context else kwargs.pop(self.context_name)
@@ -269,7 +272,7 @@ class _Steps:
                     metrics = next(steps)
                 except StopIteration as end:
                     return end.value
-                step = _report(ctx, step, metrics)
+                step = _report(ctx, step, metrics, self.metric)
         finally:
             steps.close()  # type: ignore[attr-defined]  # a generator
 
@@ -282,6 +285,7 @@ class _AsyncSteps:
     function: Callable[..., AsyncIterator[Mapping[str, float]]]
     context_name: str
     passes_context: bool
+    metric: str
 
     async def __call__(self, **kwargs: Any) -> None:
         ctx: Context = kwargs[self.context_name] if self.passes_context else kwargs.pop(self.context_name)
@@ -289,17 +293,16 @@ class _AsyncSteps:
         step = ctx.step
         try:
             async for metrics in steps:
-                step = _report(ctx, step, metrics)
+                step = _report(ctx, step, metrics, self.metric)
         finally:
             await steps.aclose()  # type: ignore[attr-defined]  # an async generator
 
 
-def _report(ctx: Context, step: int, metrics: Any) -> int:
-    if isinstance(metrics, int | float):
-        metrics = {"value": metrics}
-    if not isinstance(metrics, Mapping):
-        raise TypeError(f"the objective yielded {metrics!r}; expected a mapping of metric names to numbers")
-    named = dict(metrics)
+def _report(ctx: Context, step: int, metrics: Any, metric: str) -> int:
+    number = number_of(metrics)
+    if number is None and not isinstance(metrics, Mapping):
+        raise TypeError(f"the objective yielded {metrics!r}; expected a number, or a mapping of metric names to numbers")
+    named = dict(metrics) if number is None else {metric: number}
     step = int(named.pop("step", step + 1))
     ctx.report(step, **named)
     return step
@@ -448,6 +451,31 @@ def _type_problems(name: str, what: str, types: Mapping[str, Any], space: Search
     ]
 
 
+def _part_problems(annotation: Any, space: SearchSpace, prefix: str) -> list[str]:
+    """Compare the parameters that begin with ``prefix`` with the fields of the class that they are put into.
+
+    What a class does with names or values by code of its own is not known before it is called.
+    """
+    record = Record.of(peel(annotation))
+    if record is None or record.open or record.lenient or getattr(record.cls, "__pydantic_custom_init__", False):
+        return []
+    heads = dict.fromkeys(name[len(prefix) :].partition(".")[0] for name in space if name.startswith(prefix))
+    name_of, problems = record.cls.__name__, []
+    for head in heads:
+        field, whole = record.fields.get(head), prefix + head
+        if head not in record.keys:
+            problems.append(f"{name_of} has no field {head!r} for {whole!r} of the space{did_you_mean(head, record.keys)}")
+        elif field is not None and whole not in space:
+            problems += _part_problems(field, space, whole + ".")
+        elif field is not None and not record.custom and not _fits(space[whole], field):
+            given = f"the space gives {describe(value_type(space[whole]))} ({space[whole]!r})"
+            problems.append(f"{whole!r} of {name_of} is {describe(field)}, but {given}")
+    if not record.custom:
+        missing = sorted(name for name in record.required if not {name, record.aliases.get(name, name)} & set(heads))
+        problems += [f"{name_of} needs {prefix + name!r}, which is not in the space" for name in missing]
+    return problems
+
+
 def _fits(distribution: Any, annotation: Any) -> bool:
     """Whether a parameter of that annotation can take a distribution's values; an int takes no continuous ones."""
     given = value_type(distribution)
@@ -459,7 +487,8 @@ def _fits(distribution: Any, annotation: Any) -> bool:
 
 def number_of(value: Any) -> float | None:
     """Return a value as a float if it is a number (numpy and torch scalars too), else None."""
-    if isinstance(value, bool | str | bytes) or not hasattr(value, "__float__"):
+    truth = isinstance(value, bool) or str(getattr(value, "dtype", "")).endswith("bool")
+    if truth or isinstance(value, str | bytes) or not hasattr(value, "__float__"):
         return None
     try:
         return float(value)

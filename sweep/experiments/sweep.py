@@ -19,7 +19,7 @@ from sweep.experiments import events as ev
 from sweep.experiments.base import Experiment
 from sweep.experiments.checkpoints import Checkpoints
 from sweep.experiments.conductor import Conductor, replay
-from sweep.experiments.constraints import Constrained
+from sweep.experiments.constraints import Constrained, Constraint
 from sweep.experiments.driver import Driver
 from sweep.experiments.eventlog import EventLog
 from sweep.experiments.given import NOTHING, Given, giving
@@ -82,14 +82,17 @@ class SweepExperiment(Experiment):
         max_failures: Failed trials that end the sweep.
         init_from: Earlier results as history: a run id or name, a result, trials, or rows.
         enqueue: Parameters to try first.
-        constraints: Callables of the parameters; feasible means <= 0.
+        constraints: Callables of the parameters that return a number; feasible means <= 0.
 
     Raises:
         ContractError: Arguments that cannot go together.
 
     Example:
-        >>> from sweep import RandomOptimizer, SweepExperiment, Uniform  # doctest: +SKIP
-        >>> SweepExperiment(lambda x: x * x, {"x": Uniform(-1, 1)}, optimizer=RandomOptimizer()).run(20)  # doctest: +SKIP
+        >>> from sweep import SweepExperiment, Uniform
+        >>> from sweep.optimizers import RandomOptimizer
+        >>> sweep = SweepExperiment(lambda x: x * x, {"x": Uniform(-1, 1)}, optimizer=RandomOptimizer())
+        >>> sweep.run(20).best_params  # doctest: +SKIP
+        {'x': 0.0213...}
     """
 
     level: ClassVar[str] = "sweep"
@@ -114,8 +117,8 @@ class SweepExperiment(Experiment):
         retries: int = 0,
         max_failures: int | None = None,
         init_from: Any = None,
-        enqueue: Sequence[Mapping[str, Any]] = (),
-        constraints: Sequence[Callable[[Mapping[str, Any]], float]] = (),
+        enqueue: Mapping[str, Any] | Sequence[Mapping[str, Any]] = (),
+        constraints: Constraint | Sequence[Constraint] = (),
         **fields: Any,
     ) -> None:
         super().__init__(name=name, store=store, config=config, **fields)
@@ -125,7 +128,9 @@ class SweepExperiment(Experiment):
         self.optimizer, self.scheduler, self.executor, self.workers = optimizer, scheduler, executor, workers
         self.metric, self.mode, self.seed, self.resources = metric, mode, seed, resources
         self.repeats, self.retries, self.max_failures = repeats, retries, max_failures
-        self.init_from, self.enqueue, self.constraints = init_from, tuple(enqueue), tuple(constraints)
+        self.init_from = init_from
+        self.enqueue = (enqueue,) if isinstance(enqueue, Mapping) else tuple(enqueue)
+        self.constraints = (constraints,) if callable(constraints) else tuple(constraints)
         problems = [*_count_problems(self), *_strategy_problems(self)]
         if problems:
             raise ContractError(f"{type(self).__name__}(…)", problems)
@@ -214,7 +219,7 @@ class SweepExperiment(Experiment):
                 self.name,
                 ["there is no objective; give SweepExperiment(objective, …) one, or define a method train(self, …)"],
             )
-        return make_objective(what)
+        return make_objective(what, self.metric if isinstance(self.metric, str) else None)
 
     def _built(self) -> tuple[Callee, SearchSpace]:
         """Check objective against space and strategies against each other.
@@ -605,7 +610,12 @@ def _count_problems(sweep: SweepExperiment) -> list[str]:
         value = getattr(sweep, name)
         if value is not None and (isinstance(value, bool) or not isinstance(value, int) or value < least):
             problems.append(f"{name}={value!r}: expected a whole number >= {least}")
+    if sweep.resources is not None and not isinstance(sweep.resources, Resources):
+        problems.append(f"resources={sweep.resources!r}: expected Resources(cpus=…, gpus=…)")
+    problems += [f"constraints: {one!r} is not callable" for one in sweep.constraints if not callable(one)]
     metrics = [sweep.metric] if sweep.metric is None or isinstance(sweep.metric, str) else list(sweep.metric)
+    if len(set(metrics)) < len(metrics):
+        problems.append(f"metric={sweep.metric!r}: the same metric twice")
     modes = [sweep.mode] if isinstance(sweep.mode, str) else list(sweep.mode)
     if not isinstance(sweep.mode, str) and len(modes) != len(metrics):
         problems.append(f"mode={sweep.mode!r}: {len(modes)} modes for {len(metrics)} metrics")

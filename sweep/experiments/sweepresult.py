@@ -60,9 +60,11 @@ class SweepResult(RunResult):
         """
         self._require_finished()
         if self._facts["best"] is None:
-            raise NoResult(
-                f"sweep {self._facts['path']!r} has no best trial: {self._facts['text'] or 'none completed'}"
-            )
+            text, trials = self._facts["text"] or "none completed", self._facts["trials"]
+            scores = [trial.score for trial in trials if trial.score is not None and trial.status is not Status.FAILED]
+            if scores:
+                text += f"; no score of {len(scores)} trials is finite, the last is {scores[-1]}"
+            raise NoResult(f"sweep {self._facts['path']!r} has no best trial: {text}")
         found: Trial = self._facts["best"]
         return found
 
