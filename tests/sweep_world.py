@@ -14,6 +14,7 @@ from typing import Any
 
 from sweep.experiments import events as ev
 from sweep.experiments.conductor import Conductor, Step, replay
+from sweep.experiments.ledger import Rules
 from sweep.experiments.machine import Machine
 from sweep.optimizers.base import Optimizer
 from sweep.schedulers.base import Scheduler
@@ -77,7 +78,7 @@ class World:
     noise: Callable[[World], None] | None = None
 
     def __post_init__(self) -> None:
-        self.machine = Machine(**{"max_resource": self.scheduler.max_resource, **self.config})
+        self.machine = Machine(Rules(**{"max_resource": self.scheduler.max_resource, **self.config}))
         self.attempts: list[Attempt] = []
         self.lane: list[ev.Ask | ev.Observe] = []
         self.finish: ev.Finish | None = None

@@ -15,6 +15,7 @@ from sweep_world import Counting, Generations, Halving, Learning, Median, Plan, 
 from sweep.errors import StrategyError
 from sweep.experiments import events as ev
 from sweep.experiments.conductor import Conductor, replay
+from sweep.experiments.ledger import Rules
 from sweep.experiments.machine import Machine, budget_for
 from sweep.experiments.standing import values_of
 from sweep.schedulers import ASHAScheduler, BatchScheduler
@@ -166,7 +167,7 @@ def test_a_two_method_optimizer_gets_its_calls_again_in_order(
     world = begin(spec, journal, workers=workers, order=random.Random(seed))
     calls = world.optimizer.calls
     fresh = Learning()
-    machine = Machine(max_resource=world.scheduler.max_resource, **{**spec["config"], "enqueue": []})
+    machine = Machine(Rules(**{"max_resource": world.scheduler.max_resource, **spec["config"], "enqueue": ()}))
     kept = journal[: int(len(journal) * share)]
     assert replay(machine, kept, optimizer=fresh) == []
     suggests = sum(isinstance(event, ev.Suggested) for event in kept)
@@ -197,7 +198,7 @@ def test_a_strategy_that_now_answers_otherwise_is_overruled_and_named() -> None:
         def next_trial(self) -> Trial | None:
             return None
 
-    machine = Machine(max_resource=4)
+    machine = Machine(Rules(max_resource=4))
     lines = replay(machine, journal, optimizer=Changed(), scheduler=Lenient())
     assert [trial.params for trial in machine.trials] == [trial.params for trial in whole.machine.trials]
     assert any(line.startswith("suggest(1) gave [{'i'") for line in lines)
@@ -264,7 +265,7 @@ def test_a_budget_ends_the_sweep(budget: Budget, workers: int) -> None:
 def opened(workers: int = 1, budget: Budget | None = None, scheduler: Any = None, **config: Any) -> Conductor:
     """Return a conductor whose sweep is open and awake."""
     scheduler = scheduler if scheduler is not None else BatchScheduler()
-    machine = Machine(**{"max_resource": scheduler.max_resource, **config})
+    machine = Machine(Rules(**{"max_resource": scheduler.max_resource, **config}))
     machine.apply([ev.Opened(0.0, workers), ev.BudgetSet.of(budget or Budget(trials=10))])
     conductor = Conductor(machine, scheduler, lambda: 0.0)
     conductor.first = conductor.wake()  # type: ignore[attr-defined]  # for the tests
@@ -529,7 +530,7 @@ def test_a_suggestion_that_comes_when_the_sweep_winds_down_is_dropped() -> None:
 
 
 def test_a_start_that_is_on_its_way_has_its_slot() -> None:
-    machine = Machine()
+    machine = Machine(Rules())
     machine.apply([ev.Opened(0.0, 1), ev.BudgetSet(trials=3)])
     machine.wake()
     [ask] = machine.admit(3)
@@ -579,7 +580,7 @@ def test_the_user_stops_the_sweep() -> None:
 
 def test_seconds_are_summed_over_resumes_and_a_larger_budget_goes_on() -> None:
     journal: list[ev.Event] = [ev.Opened(0.0), ev.BudgetSet(seconds=10), ev.Ticked(6), ev.Opened(50.0)]
-    machine = Machine()
+    machine = Machine(Rules())
     machine.apply(journal)
     assert machine.seconds_left == 4
     conductor = Conductor(machine, BatchScheduler(), lambda: 0.0)
@@ -625,7 +626,7 @@ def test_enqueued_starts_come_first_and_count() -> None:
 
 
 def test_history_of_earlier_sweeps_goes_to_the_optimizer_alone() -> None:
-    machine = Machine()
+    machine = Machine(Rules())
     old = (ev.Earlier({"i": 1}, (0.5,)), ev.Earlier({"i": 2}, status="failed", error="boom"))
     calls: list[Any] = []
 

@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 from collections import Counter
+from collections.abc import Sequence
 from typing import final
 
+from sweep.experiments import events as ev
 from sweep.experiments.history import machine_of
 from sweep.experiments.machine import Machine
 from sweep.store.journal import Journal
@@ -36,6 +38,16 @@ class Checkpoints:
             self.update(trial.number)
             if trial.status.ended:
                 self.ended(trial)
+
+    def follow(self, events: Sequence[ev.Event]) -> None:
+        """Drop what events that the machine has taken make useless."""
+        for event in events:
+            if isinstance(event, ev.Saved):
+                self.update(event.number, event.run)
+            elif isinstance(event, ev.Exploited):
+                self.update(event.new.number)
+            elif isinstance(event, ev.Ended) and self._machine.trials[event.number].status.ended:
+                self.ended(self._machine.trials[event.number])
 
     def update(self, number: int, run: int = 0) -> None:
         """Take note of the checkpoint that a trial goes on from now."""

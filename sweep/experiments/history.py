@@ -9,6 +9,7 @@ from typing import Any
 from sweep.errors import ContractError, SpaceError
 from sweep.experiments.eventlog import EventLog
 from sweep.experiments.events import Earlier
+from sweep.experiments.ledger import Rules
 from sweep.experiments.machine import Machine
 from sweep.space import SearchSpace
 from sweep.store.runs import RunRow, find_run
@@ -92,7 +93,8 @@ def machine_of(store: Store, row: RunRow, objectives: Sequence[Objective] | None
     """Return a sweep's machine as the store has it."""
     if objectives is None:
         objectives = objectives_of(row)
-    machine = Machine(objectives, seed=row.seed or 0, repeats=_identity(row).get("repeats") or 1, path=row.segment)
+    repeats = _identity(row).get("repeats") or 1
+    machine = Machine(Rules(tuple(objectives), seed=row.seed or 0, repeats=repeats, path=row.segment))
     machine.apply(EventLog(store, row.id, row.root_id).read())
     return machine
 

@@ -10,15 +10,16 @@ import hashlib
 import math
 from collections import OrderedDict
 from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
 from typing import Any, TypeAlias, final
 
 from sweep.experiments import events as ev
-from sweep.experiments.attempts import Entry, Key, Run, result_of
+from sweep.experiments.entries import Entry, Key, Run, result_of
 from sweep.experiments.halting import BY_USER, CUT, UNPROMOTED, Halt, by_budget, intolerable, spent
 from sweep.experiments.standing import COST, Standing
 from sweep.trial import Budget, Decision, Objective, Reason, Report, Source, Status, Trial
 
-__all__ = ["Ledger", "seed_of"]
+__all__ = ["Ledger", "Rules", "seed_of"]
 
 
 def seed_of(seed: int, number: int, run: int = 0) -> int:
@@ -35,22 +36,47 @@ _FAILURES = {"failed": Reason.ERROR, "timeout": Reason.TIMEOUT, "lost": Reason.L
 
 
 @final
-class Ledger:
-    """Everything the events of a sweep say.
+@dataclass(frozen=True, slots=True)
+class Rules:
+    """What a sweep is told once, before its first event.
 
-    Args:
+    Attributes:
         objectives: What is optimised, at least one.
         seed: The sweep's seed; trials and repeats have seeds of their own made from it.
-        repeats: Runs of each trial, each with its own seed; the trial's result is their mean.
+        repeats: Runs of each trial, each with its own seed; its result is their mean, it fails if one of them fails,
+            and the scheduler sees a step once all have reported it (repeats that are further by then, for want of
+            slots, keep what they have; an exploit starts each from the same repeat of the donor).
         retries: How often a repeat that failed or timed out is started again, from its checkpoint.
         losses: How often a repeat whose host was lost is started again, apart from ``retries``.
         max_failures: Failed trials that are tolerated; one more ends the sweep. None: any number.
         max_resource: The scheduler's; a STOP at or beyond it completes the trial.
-        smoke: Stop every trial at its first report and call it complete.
+        smoke: One trial, one step: it is stopped at its first report and called complete.
         path: Path of the sweep; ``{path}/trial[5]`` is that of a trial.
+        enqueue: Params that the user wants tried first.
+    """
+
+    objectives: tuple[Objective, ...] = (Objective(),)
+    seed: int = 0
+    repeats: int = 1
+    retries: int = 0
+    losses: int = 3
+    max_failures: int | None = None
+    max_resource: int | None = None
+    smoke: bool = False
+    path: str = ""
+    enqueue: Sequence[Mapping[str, Any]] = ()
+
+
+@final
+class Ledger:
+    """Everything the events of a sweep say.
+
+    Args:
+        rules: What the sweep was told before.
 
     Attributes:
         standing: Trials, counts, totals and the best.
+        entries: Every trial with its repeats, by number.
         budget: The limits in force.
         workers: Attempts at once.
         elapsed: Seconds worked on the sweep.
@@ -58,27 +84,16 @@ class Ledger:
         ready: Repeats that start before anything new: retries, interrupted ones, promotions, exploits.
         pending: Repeats of new trials that wait for a slot.
         told: Results given to the optimizer so far.
+        enqueued: Trials that the user wanted and that have entered.
+        empty_at: ``told`` when the optimizer last had nothing to suggest, or None.
         halt: Why the sweep winds down, or None.
         finished: The last event of a sweep that is over, or None.
     """
 
-    def __init__(
-        self,
-        objectives: Sequence[Objective] = (Objective(),),
-        *,
-        seed: int = 0,
-        repeats: int = 1,
-        retries: int = 0,
-        losses: int = 3,
-        max_failures: int | None = None,
-        max_resource: int | None = None,
-        smoke: bool = False,
-        path: str = "",
-    ) -> None:
-        self.objectives, self.seed, self.repeats, self.retries = tuple(objectives), seed, repeats, retries
-        self.losses, self.max_failures, self.max_resource, self.smoke = losses, max_failures, max_resource, smoke
-        self._prefix = f"{path}/trial[" if path else "trial["
-        self.standing = Standing(self.objectives, max_resource)
+    def __init__(self, rules: Rules) -> None:
+        self.rules = rules
+        self._prefix = f"{rules.path}/trial[" if rules.path else "trial["
+        self.standing = Standing(rules.objectives, rules.max_resource)
         self.entries: dict[int, Entry] = {}
         self.budget = Budget()
         self._limited = False
@@ -231,7 +246,7 @@ class Ledger:
             trial = entry.trial
             trial.step = step
             trial.history.append(Report(step, whole))
-            if self.smoke:
+            if self.rules.smoke:
                 self.decide(entry, Decision.STOP)
             else:
                 out.append(ev.Judge(trial, step, whole))
@@ -333,7 +348,7 @@ class Ledger:
                 continue
             self._closed.append((trial, trial.status, trial.reason))
             if trial.status is not Status.PAUSED and trial.history:
-                self.entries[trial.number].score(self.objectives, *cut)
+                self.entries[trial.number].score(self.rules.objectives, *cut)
             self.standing.move(trial, cut[0] if trial.attempts else Status.SKIPPED, cut[1])
             self.standing.judge(trial)
         return True
@@ -346,8 +361,8 @@ class Ledger:
         trial = made if made is not None and made.params == new.params else Trial(new.params)
         trial.number, trial.source, trial.notes = number, Source(new.source), new.notes
         trial.parent, trial.start_from = new.parent, new.start_from
-        trial.seed, trial.path = seed_of(self.seed, number), f"{self._prefix}{number}]"
-        entry = Entry(trial, self.repeats)
+        trial.seed, trial.path = seed_of(self.rules.seed, number), f"{self._prefix}{number}]"
+        entry = Entry(trial, 1 if self.rules.smoke else self.rules.repeats)
         donor = None if new.start_from is None else self.entries.get(new.start_from)
         if donor is not None:
             for run, given in zip(entry.runs, donor.runs, strict=True):
@@ -376,7 +391,7 @@ class Ledger:
             again, status = True, Status.INTERRUPTED
         else:
             lost = kind == "lost"
-            again, status = (run.losses < self.losses if lost else run.retries < self.retries), Status.PENDING
+            again, status = (run.losses < self.rules.losses if lost else run.retries < self.rules.retries), Status.PENDING
             run.losses += lost
             run.retries += not lost
             entry.trial.error = event.error or f"the attempt ended as {kind}"
@@ -406,7 +421,7 @@ class Ledger:
         if entry.busy:
             return
         trial, standing = entry.trial, self.standing
-        full = self.smoke or (self.max_resource is not None and trial.step >= self.max_resource)
+        full = self.rules.smoke or (self.rules.max_resource is not None and trial.step >= self.rules.max_resource)
         cut = None
         if self.halt is not None and not any(run.key in self.ready for run in entry.runs):
             cut = self.halt.trial
@@ -416,7 +431,7 @@ class Ledger:
         if entry.partial is not None:
             self._hold(entry)
         rested = trial.status is Status.PAUSED  # and so was scored and observed
-        status, reason = verdict if rested else entry.score(self.objectives, *verdict)
+        status, reason = verdict if rested else entry.score(self.rules.objectives, *verdict)
         standing.move(trial, status, reason)
         standing.judge(trial)
         if not rested:
@@ -428,7 +443,7 @@ class Ledger:
         elif not (rested and reason is Reason.EXPLOITED):
             out.append(ev.Settled(trial))
         if status is Status.FAILED:
-            self._wind_down(intolerable(trial, standing, self.max_failures, self.workers), out)
+            self._wind_down(intolerable(trial, standing, self.rules.max_failures, self.workers), out)
 
     def _observe(self, trial: Trial, out: list[ev.Effect]) -> None:
         """Tell the optimizer how a trial stands."""

@@ -24,14 +24,14 @@ one whose host was lost, ``losses`` times besides. Interrupted attempts cost nei
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Sequence
 from typing import Any, final
 
 from sweep.experiments import events as ev
-from sweep.experiments.attempts import Run
-from sweep.experiments.ledger import Ledger, seed_of
+from sweep.experiments.entries import Run
+from sweep.experiments.ledger import Ledger, Rules, seed_of
 from sweep.experiments.standing import Standing, values_of
-from sweep.trial import Budget, Decision, Objective, Reason, Status, Trial
+from sweep.trial import Budget, Decision, Reason, Status, Trial
 
 __all__ = ["DEFAULT_TRIALS", "Machine", "budget_for"]
 
@@ -69,21 +69,10 @@ class Machine:
     """A sweep that is folded from events.
 
     Args:
-        objectives: What is optimised, at least one.
-        seed: The sweep's seed.
-        repeats: Runs of each trial; its result is their mean, it fails if one of them fails, and the
-            scheduler sees a step once all have reported it (repeats that are further by then, for want of
-            slots, keep what they have; an exploit starts each from the same repeat of the donor).
-        retries: See above.
-        losses: See above.
-        max_failures: Failed trials that are tolerated, or None.
-        max_resource: The scheduler's; a STOP at or beyond it completes the trial.
-        smoke: One trial, one step.
-        path: Path of the sweep, for the paths of its trials.
-        enqueue: Params that the user wants tried first.
+        rules: What the sweep is told once.
 
     Example:
-        >>> machine = Machine()
+        >>> machine = Machine(Rules())
         >>> machine.apply([ev.Opened(wall=0.0, workers=1), ev.BudgetSet(trials=1)])
         >>> machine.wake()
         [Place(free=1, new=1)]
@@ -91,33 +80,8 @@ class Machine:
         [Ask(n=1, observed=0)]
     """
 
-    def __init__(
-        self,
-        objectives: Sequence[Objective] = (Objective(),),
-        *,
-        seed: int = 0,
-        repeats: int = 1,
-        retries: int = 0,
-        losses: int = 3,
-        max_failures: int | None = None,
-        max_resource: int | None = None,
-        smoke: bool = False,
-        path: str = "",
-        enqueue: Sequence[Mapping[str, Any]] = (),
-    ) -> None:
-        self._ledger = Ledger(
-            objectives,
-            seed=seed,
-            repeats=1 if smoke else repeats,
-            retries=retries,
-            losses=losses,
-            max_failures=max_failures,
-            max_resource=max_resource,
-            smoke=smoke,
-            path=path,
-        )
-        self._enqueue = [dict(params) for params in enqueue]
-        self._smoke = smoke
+    def __init__(self, rules: Rules) -> None:
+        self._rules, self._ledger = rules, Ledger(rules)
         self._sleep()
 
     def _sleep(self) -> None:
@@ -188,10 +152,10 @@ class Machine:
                 break
             self._start(ledger.pending.popitem(last=False)[1], out)
         count = min(room, self._left()) if self._ask is None else 0
-        if count > 0 and ledger.enqueued < len(self._enqueue):
-            params = self._enqueue[ledger.enqueued : ledger.enqueued + int(count)]
+        if count > 0 and ledger.enqueued < len(self._rules.enqueue):
+            params = self._rules.enqueue[ledger.enqueued : ledger.enqueued + int(count)]
             first = len(ledger.entries)
-            out.append(ev.Enqueue(tuple(ev.New(first + i, each, "enqueued") for i, each in enumerate(params))))
+            out.append(ev.Enqueue(tuple(ev.New(first + i, dict(each), "enqueued") for i, each in enumerate(params))))
             return out
         if count > 0 and not self._waiting():
             self._ask = ev.Ask(int(count), ledger.told)
@@ -247,6 +211,16 @@ class Machine:
         limit = self._ledger.budget.seconds
         return math.inf if limit is None else max(0.0, limit - self._ledger.elapsed)
 
+    def progress(self) -> dict[str, Any]:
+        """Return in a few numbers how far the sweep is, for people who watch."""
+        standing, best = self.standing, self.standing.best
+        waiting = standing.counts[Status.PENDING] + standing.counts[Status.RUNNING]
+        return {
+            "done": len(standing.trials) - waiting, "total": self.budget.trials,
+            "counts": {str(status): count for status, count in standing.counts.items() if count},
+            "best": None if best is None else best.score, "best_trial": None if best is None else best.number,
+        }  # fmt: skip
+
     def checkpoint(self, number: int, run: int = 0) -> tuple[int, str] | None:
         """Return step and reference of the checkpoint that a trial would go on from, or None."""
         found = self._ledger.entries[number].runs[run]
@@ -273,7 +247,7 @@ class Machine:
 
     def _left(self) -> float:
         """Return how many configurations the budget still allows."""
-        limit = 1 if self._smoke else self._ledger.budget.trials
+        limit = 1 if self._rules.smoke else self._ledger.budget.trials
         return math.inf if limit is None else limit - self._ledger.standing.configurations
 
     def _answers(self, event: ev.Suggested) -> bool:
@@ -308,7 +282,7 @@ class Machine:
     def _start(self, run: Run, out: list[ev.Effect]) -> None:
         trial, ledger = run.entry.trial, self._ledger
         self._starting[run.key] = run
-        seed = trial.seed if run.index == 0 else seed_of(ledger.seed, trial.number, run.index)
+        seed = trial.seed if run.index == 0 else seed_of(ledger.rules.seed, trial.number, run.index)
         out.append(ev.Start(trial, run.attempt + 1, run.index, seed, run.at, run.checkpoint))
 
     def _end(self, out: list[ev.Effect]) -> None:

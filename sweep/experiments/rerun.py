@@ -8,12 +8,13 @@ from pathlib import Path
 from typing import Any
 
 from sweep.errors import RunNotFound
-from sweep.executors.base import Executor, Task
+from sweep.executors.base import Task
 from sweep.experiments.ledger import seed_of
-from sweep.experiments.objective import FunctionObjective, Objective, number_of
+from sweep.experiments.objective import FunctionObjective, number_of
 from sweep.experiments.placing import placing
 from sweep.experiments.result import RunResult
 from sweep.experiments.standing import values_of
+from sweep.experiments.sweepsession import Sweep
 from sweep.pipeline.durable import Opened, RunSpec, open_top
 from sweep.pipeline.request import Request
 from sweep.pipeline.runtime import ACTIVATION, Activation, Frame, Root
@@ -21,29 +22,17 @@ from sweep.pipeline.session import StageSession
 from sweep.store.runs import TRIAL, RunRow, children, read_run
 from sweep.store.writer import Durability, Store
 from sweep.trial import Objective as Goal
-from sweep.trial import Resources
 
 __all__ = ["rerun_trial"]
 
 
-async def rerun_trial(
-    root: Root,
-    request: Request,
-    callee: Objective,
-    goals: tuple[Goal, ...],
-    executor: Executor,
-    resources: Resources,
-    durability: Durability,
-) -> RunResult:
+async def rerun_trial(root: Root, request: Request, sweep: Sweep, durability: Durability) -> RunResult:
     """Run the objective once with a stored trial's parameters and seed; no scheduler cuts it short.
 
     Args:
         root: What the tree shares.
         request: Names store, sweep and trial.
-        callee: The objective as the code is now.
-        goals: What its score is.
-        executor: Where leaf functions run.
-        resources: What it occupies.
+        sweep: As the code is now.
         durability: Of the new run.
 
     Returns:
@@ -54,15 +43,15 @@ async def rerun_trial(
     """
     number = request.trial or 0
     with Store(request.store, create=False, readonly=True) as store:
-        sweep = read_run(store, request.run)
-        trial = _trial(store, sweep, number)
-    params, seed = dict(trial.data("params")), seed_of(sweep.seed or 0, number, 0)
-    identity = {"objective": callee.identity(), "params": params, "trial": f"{sweep.segment}/{trial.segment}"}
-    spec = RunSpec(f"{sweep.segment}-trial{number}", "rerun", identity, params, seed=seed)
+        stored = read_run(store, request.run)
+        trial = _trial(store, stored, number)
+    params, seed = dict(trial.data("params")), seed_of(stored.seed or 0, number, 0)
+    identity = {"objective": sweep.objective.identity(), "params": params, "trial": f"{stored.segment}/{trial.segment}"}
+    spec = RunSpec(f"{stored.segment}-trial{number}", "rerun", identity, params, seed=seed)
     async with open_top(root, spec, Path(request.store), "never", durability) as opened:
-        value = await _call(root, opened, callee, goals, executor, resources, params, number)
+        value = await _call(root, opened, sweep, params, number)
         opened.handle.store.commit()
-        return _result(opened, goals, value)
+        return _result(opened, sweep.rules.objectives, value)
 
 
 def _trial(store: Store, sweep: RunRow, number: int) -> RunRow:
@@ -73,17 +62,8 @@ def _trial(store: Store, sweep: RunRow, number: int) -> RunRow:
     raise RunNotFound(f"{sweep.segment}/trial[{number}]", str(store.path), [f"{sweep.segment}/{row.segment}" for row in found])
 
 
-async def _call(
-    root: Root,
-    opened: Opened,
-    callee: Objective,
-    goals: tuple[Goal, ...],
-    executor: Executor,
-    resources: Resources,
-    params: Mapping[str, Any],
-    number: int,
-) -> Any:
-    handle = opened.handle
+async def _call(root: Root, opened: Opened, sweep: Sweep, params: Mapping[str, Any], number: int) -> Any:
+    handle, callee, executor, resources = opened.handle, sweep.objective, sweep.executor, sweep.resources
     facts = {"run_id": handle.run_id, "path": handle.path, "trial": number, "attempt": 1, "step": 0, "seed": handle.seed}
     directory = handle.store.run_directory(handle.run_id)
     act = Activation(Frame(root, handle, handle.path, facts=facts), None, "", None)
@@ -93,7 +73,7 @@ async def _call(
     try:
         async with executor.open(callee.functions()):
             if not isinstance(callee, FunctionObjective):
-                return (await callee.orchestrate(params, act)).scored_by(goals)
+                return (await callee.orchestrate(params, act)).scored_by(sweep.rules.objectives)
             task = Task(callee.callable, callee.kwargs(params), callee.context_name, resources, facts, directory, directory)
             return await executor.run(task, session)
     finally:

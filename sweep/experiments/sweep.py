@@ -3,58 +3,43 @@
 from __future__ import annotations
 
 import copy
-import inspect
-import threading
-from collections.abc import Callable, Mapping, Sequence
-from contextlib import AsyncExitStack
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, ClassVar, Literal, cast
 
-from sweep.clock import current_clock
 from sweep.config.adict import dotted
 from sweep.deferred import launch
-from sweep.errors import ContractError, PlacementError, SpaceError, StoreCorrupt, did_you_mean
+from sweep.errors import ContractError, SpaceError
 from sweep.executors.base import Executor
-from sweep.experiments import events as ev
-from sweep.experiments.base import Experiment
-from sweep.experiments.checkpoints import Checkpoints
-from sweep.experiments.conductor import Conductor, replay
-from sweep.experiments.constraints import Constrained, Constraint
-from sweep.experiments.driver import Driver
-from sweep.experiments.eventlog import EventLog
+from sweep.experiments.base import Experiment, field_annotations
+from sweep.experiments.constraints import Constraint
 from sweep.experiments.given import NOTHING, Given, giving
-from sweep.experiments.history import earlier_trials
 from sweep.experiments.identity import identity_of
-from sweep.experiments.machine import Machine, budget_for
+from sweep.experiments.ledger import Rules
 from sweep.experiments.objective import Objective as Callee
 from sweep.experiments.objective import make_objective
 from sweep.experiments.overrides import SETTINGS, given_settings, given_space, given_strategy
-from sweep.experiments.planning import plan_of_sweep
-from sweep.experiments.purse import current_purse
 from sweep.experiments.rerun import rerun_trial
 from sweep.experiments.restarts import restart_notice
-from sweep.experiments.sharing import sharing
+from sweep.experiments.sweepchecks import count_problems, placed, strategy_problems
 from sweep.experiments.sweepresult import SweepResult
+from sweep.experiments.sweepsession import Sweep, copied, work
 from sweep.optimizers.base import Optimizer
 from sweep.pipeline.contracts import MISSING, Signature
-from sweep.pipeline.durable import Opened, Resume, RunSpec, open_child, open_top
-from sweep.pipeline.planning import announce
-from sweep.pipeline.redo import reopened
+from sweep.pipeline.durable import Resume, RunSpec, open_child, open_top
 from sweep.pipeline.request import Reran, requested
-from sweep.pipeline.runtime import Activation, Handle, Root, current_activation, open_root
+from sweep.pipeline.runtime import current_activation, open_root
 from sweep.pipeline.units import Unit
 from sweep.schedulers.base import Scheduler
 from sweep.space import Constant, SearchSpace, nest
-from sweep.store.bulk import collector_paused
 from sweep.store.writer import Durability
 from sweep.tracker.stream import say
-from sweep.trial import Budget, Objective, Resources, Status
+from sweep.trial import Budget, Objective, Resources
 from sweep.turns import lending
 
 __all__ = ["SweepExperiment"]
 
 Mode = Literal["min", "max"]
-_CODE, _SEED = "!code", "!seed"
 
 
 class SweepExperiment(Experiment):
@@ -88,11 +73,16 @@ class SweepExperiment(Experiment):
         ContractError: Arguments that cannot go together.
 
     Example:
+        >>> import tempfile
         >>> from sweep import SweepExperiment, Uniform
         >>> from sweep.optimizers import RandomOptimizer
-        >>> sweep = SweepExperiment(lambda x: x * x, {"x": Uniform(-1, 1)}, optimizer=RandomOptimizer())
-        >>> sweep.run(20).best_params  # doctest: +SKIP
-        {'x': 0.0213...}
+        >>> with tempfile.TemporaryDirectory() as place:
+        ...     sweep = SweepExperiment(
+        ...         lambda x: x * x, {"x": Uniform(-1, 1)}, optimizer=RandomOptimizer(), store=f"{place}/sweep.db", seed=0
+        ...     )
+        ...     result = sweep.run(20)
+        >>> len(result.trials), 0 <= result.best_score < 0.1
+        (20, True)
     """
 
     level: ClassVar[str] = "sweep"
@@ -131,7 +121,7 @@ class SweepExperiment(Experiment):
         self.init_from = init_from
         self.enqueue = (enqueue,) if isinstance(enqueue, Mapping) else tuple(enqueue)
         self.constraints = (constraints,) if callable(constraints) else tuple(constraints)
-        problems = [*_count_problems(self), *_strategy_problems(self)]
+        problems = [*count_problems(self), *strategy_problems(self)]
         if problems:
             raise ContractError(f"{type(self).__name__}(…)", problems)
 
@@ -144,8 +134,6 @@ class SweepExperiment(Experiment):
         return {key: value for key, value in super().fields.items() if key in types}
 
     def _field_types(self) -> dict[str, Any]:
-        from sweep.experiments.base import field_annotations
-
         return {key: ann for key, ann in field_annotations(type(self)).items() if key != "search_space"}
 
     def _take_given(self, given: Given) -> None:
@@ -174,7 +162,7 @@ class SweepExperiment(Experiment):
         """Search another space; an optimizer that was made for the old one is not asked for its own."""
         self.search_space = space
         if getattr(self.optimizer, "search_space", None) is not None:
-            self.optimizer = self._copied(self.optimizer)
+            self.optimizer = copied(self.optimizer, self.name)
             self.optimizer.search_space = None
 
     def _said_in_code(self, given: Given) -> dict[str, Any]:
@@ -228,7 +216,7 @@ class SweepExperiment(Experiment):
             ContractError: With all mismatches.
         """
         space, callee = self.space(), self._callee()
-        problems = [*callee.problems(space), *_count_problems(self)]
+        problems = [*callee.problems(space), *count_problems(self)]
         for params in self.enqueue:
             try:
                 space.validate(params)
@@ -247,7 +235,7 @@ class SweepExperiment(Experiment):
         """
         held = self._with_config()
         callee, _ = held._built()
-        held._executor()
+        placed(held)
         notice = restart_notice(callee, held.scheduler)
         if notice is not None:
             say(notice)
@@ -302,60 +290,6 @@ class SweepExperiment(Experiment):
         signature = Signature(self.name, (), MISSING, "", True, False, True, problems)
         return Unit("experiment", self.run, signature, structure=structure)
 
-    # ------------------------------------------------------------ strategies
-
-    def _executor(self) -> tuple[Executor, int]:
-        """Return the executor and the number of workers."""
-        from sweep.executors import make_executor
-
-        wrapped = getattr(self.scheduler, "executor", None)
-        executor = wrapped if isinstance(wrapped, Executor) else make_executor(self.executor)
-        if self.workers is not None and executor.workers is not None and self.workers != executor.workers:
-            raise ContractError(
-                self.name,
-                [f"workers={self.workers}, but its executor has workers={executor.workers}; give one of the two"],
-            )
-        workers = self.workers or executor.workers or 1
-        asked = self.resources
-        have = None if asked is None else executor.capacity()  # looking for GPUs takes its time
-        for what in ("cpus", "gpus", "memory"):
-            wanted, available = getattr(asked, what, None), getattr(have, what, None)
-            if wanted is not None and available is not None and wanted > available:
-                raise PlacementError(f"sweep {self.name!r}: a trial", f"{wanted:g} {what}", f"{available:g} {what}")
-        return executor, workers
-
-    def _strategies(
-        self, space: SearchSpace, seed: int, lock: threading.Lock, inside: bool
-    ) -> tuple[Optimizer, Scheduler, list[str]]:
-        """Return optimizer and scheduler, set up, and lines about defaults; ``inside`` another run: copies."""
-        from sweep.schedulers import BatchScheduler
-
-        lines: list[str] = []
-        optimizer, scheduler = self.optimizer, self.scheduler or BatchScheduler()
-        if inside:  # what is given once runs many times, also side by side
-            optimizer, scheduler = self._copied(optimizer), self._copied(scheduler)
-        if optimizer is None:
-            from sweep.optimizers.default import default_optimizer
-
-            optimizer, line = default_optimizer(space, self.objectives())
-            lines.append(line)
-        objectives = self.objectives()
-        if self.constraints:
-            optimizer = Constrained(optimizer, self.constraints)
-        optimizer.setup(space, objectives, seed)
-        if "predict" in inspect.signature(scheduler.setup).parameters:
-            scheduler.setup(space, objectives, seed, _predictor(optimizer, lock))  # type: ignore[call-arg]  # it asks for it
-        else:
-            scheduler.setup(space, objectives, seed)
-        return optimizer, scheduler, lines
-
-    def _copied(self, strategy: Any) -> Any:
-        try:
-            return copy.deepcopy(strategy)
-        except TypeError as error:
-            problem = f"a sweep inside another run works on a copy of its strategies; {strategy!r} cannot be copied: {error}"
-            raise ContractError(self.name, [f"{problem}. Make the sweep in the stage or objective that runs it"]) from error
-
     # ------------------------------------------------------------ running
 
     def run(  # type: ignore[override]  # a sweep has no inputs
@@ -398,248 +332,39 @@ class SweepExperiment(Experiment):
         durability: Durability,
         smoke: bool,
     ) -> SweepResult:
-        problems = [] if smoke else _strategy_problems(self, budget.trials if isinstance(budget, Budget) else budget)
+        problems = [] if smoke else strategy_problems(self, budget.trials if isinstance(budget, Budget) else budget)
         if problems:
             raise ContractError(self.name, problems)
-        callee, space = self._built()
-        executor, _ = self._executor()
-        name = f"{self.name}-smoke" if smoke else self.name
+        sweep = self._as_checked(budget, smoke)
         request = requested()
-        if request is not None and request.trial is not None and request.name == name:
-            resources = self.resources or Resources()
+        if request is not None and request.trial is not None and request.name == sweep.name:
             async with open_root(owns_loop) as root:
-                found = await rerun_trial(root, request, callee, self.objectives(), executor, resources, durability)
-            raise Reran(found)
-        identity = self._sweep_identity(callee, space)
-        spec = RunSpec(name, self.level, identity, self.fields, seed=self.seed, fresh_after_failure=True)
+                raise Reran(await rerun_trial(root, request, sweep, durability))
+        identity = self._sweep_identity(sweep.objective, sweep.space)
+        spec = RunSpec(sweep.name, self.level, identity, self.fields, seed=self.seed, fresh_after_failure=True)
         parent = current_activation()
-        async with AsyncExitStack() as stack:
-            stack.enter_context(giving(NOTHING))
-            if parent is None:
-                root = await stack.enter_async_context(open_root(owns_loop))
-                spec.extends = resume == "must" and budget is not None
-                place = store or self.store
-                how: Resume = "never" if smoke else resume
-                opened = await stack.enter_async_context(open_top(root, spec, place, how, durability))
-            elif parent.frame.handle is None:
-                raise ContractError(
-                    self.name,
-                    ["a sweep inside a pipeline that is not kept: run that pipeline under a name, run(name=…)"],
-                )
-            else:
-                root = parent.frame.root
-                await stack.enter_async_context(lending())
-                opened = await stack.enter_async_context(open_child(parent, spec))
-            return await self._work(root, opened, callee, space, budget, smoke, parent)
+        if parent is not None and parent.frame.handle is None:
+            problem = "a sweep inside a pipeline that is not kept: run that pipeline under a name, run(name=…)"
+            raise ContractError(self.name, [problem])
+        with giving(NOTHING):
+            if parent is not None:
+                async with lending(), open_child(parent, spec) as opened:
+                    return await work(sweep, parent.frame.root, opened, parent)
+            spec.extends = resume == "must" and budget is not None
+            how: Resume = "never" if smoke else resume
+            async with open_root(owns_loop) as root, open_top(root, spec, store or self.store, how, durability) as opened:
+                return await work(sweep, root, opened, None)
 
-    async def _work(
-        self,
-        root: Root,
-        opened: Opened,
-        callee: Callee,
-        space: SearchSpace,
-        budget: int | Budget | None,
-        smoke: bool,
-        parent: Activation | None,
-    ) -> SweepResult:
-        """Replay what the store has, then go on."""
-        handle = opened.handle
-        executor, workers = self._executor()
-        if isinstance(self.executor, str):
-            executor = root.executors.setdefault(self.executor, executor)
-        lock = threading.Lock()
-        optimizer, scheduler, lines = self._strategies(space, handle.seed, lock, parent is not None)
-        machine = Machine(
-            self.objectives(), seed=handle.seed, repeats=self.repeats, retries=self.retries, max_failures=self.max_failures,
-            max_resource=getattr(scheduler, "max_resource", None), smoke=smoke, path=handle.path,
-            enqueue=[space.validate(params) for params in self.enqueue],
+    def _as_checked(self, budget: int | Budget | None, smoke: bool) -> Sweep:
+        """Return what a session works on."""
+        callee, space = self._built()
+        executor, workers = placed(self)
+        rules = Rules(
+            self.objectives(), repeats=1 if smoke else self.repeats, retries=self.retries, max_failures=self.max_failures,
+            smoke=smoke, enqueue=[space.validate(params) for params in self.enqueue],
         )  # fmt: skip
-        log = EventLog(handle.store, handle.run_id, handle.root_id)
-        past = log.read()
-        _check_seed(handle, begun=bool(past))
-        asked = opened.request
-        if opened.finished:
-            machine.apply(past)
-            if asked is not None:
-                announce(opened, plan_of_sweep(machine, opened, is_leaf=callee.is_leaf))
-            return SweepResult.of_machine(self.name, opened, machine, space)
-        fresh = self._opening(past, machine, workers, budget, optimizer, scheduler, space, lines, handle)
-        dry = asked is not None and asked.dry_run
-        again = handle.redo.trials.get(handle.run_id, ()) if dry else reopened(handle.journal)
-        fresh += [ev.Reopened(number) for number in sorted(again)]
-        if _was_over(past, fresh, opened):
-            machine.apply(past)
-            if asked is not None:
-                announce(opened, plan_of_sweep(machine, opened, is_leaf=callee.is_leaf))
-            return self._ended(root, opened, machine, space)
-        if not dry:
-            self._given_kept.keep(handle)
-            _notice_code(root, opened, callee)
-            log.write(fresh, machine.trials, current_clock().wall())
-            handle.store.commit()
-        self._replayed(machine, [*past, *fresh], optimizer, scheduler)
-        if not dry:
-            log.agree(machine.trials, current_clock().wall())
-        if asked is not None:
-            announce(opened, plan_of_sweep(machine, opened, is_leaf=callee.is_leaf))
-        elif machine.trials:
-            say(_resume_line(handle.path, machine))
-        notice = restart_notice(callee, scheduler)
-        for line in lines if notice is None else [*lines, notice]:
-            if line not in root.said:
-                root.said.add(line)
-                say(line)
-        conductor = Conductor(machine, scheduler, current_clock().wall)
-        driver = Driver(root, handle, conductor, optimizer, callee, executor, self.resources or Resources(), log)
-        driver.hooks, driver.repeats = () if parent is None else parent.frame.hooks, 1 if smoke else self.repeats
-        driver.tells_pauses = notice is None
-        driver.turn, driver.workers, driver.owner = lock, workers, self if parent is None else parent.frame.owner
-        driver.checkpoints = Checkpoints(handle.store, handle.root_id, machine)
-        root.stream.emit("run.resumed" if past else "run.started", handle.run_id, handle.path, sweep=driver)
-        with sharing(driver, past, leaf=callee.is_leaf):
-            await driver.run()
-        return self._ended(root, opened, machine, space)
-
-    def _ended(self, root: Root, opened: Opened, machine: Machine, space: SearchSpace) -> SweepResult:
-        """Write how the sweep ended, and return its result."""
-        handle = opened.handle
-        result = SweepResult.of_machine(self.name, opened, machine, space)
-        opened.status, opened.reason = result.status, result.reason
-        result.write(handle)
-        root.stream.emit("run.ended", handle.run_id, handle.path, status=str(result.status), result=result)
-        return result
-
-    def _opening(
-        self, past: list[ev.Event], machine: Machine, workers: int, budget: int | Budget | None, optimizer: Optimizer,
-        scheduler: Scheduler, space: SearchSpace, lines: list[str], handle: Any,
-    ) -> list[ev.Event]:  # fmt: skip
-        """Return the events with which this session begins."""
-        events: list[ev.Event] = [ev.Opened(current_clock().wall(), workers)]
-        if not past or budget is not None or current_purse() is not None:
-            finite = bool(getattr(optimizer, "finite", False))
-            limits, line = budget_for(budget, finite=finite, n_trials=scheduler.n_trials)
-            lines += [line] if line else []
-            earlier = [event for event in past if isinstance(event, ev.BudgetSet)]
-            if not earlier or earlier[-1] != ev.BudgetSet.of(limits):
-                events.append(ev.BudgetSet.of(limits))
-        if not past and self.init_from is not None:
-            events.append(ev.Imported(earlier_trials(self.init_from, space, self.objectives(), handle.store)))
-        return events
-
-    @staticmethod
-    @collector_paused()
-    def _replayed(machine: Machine, events: list[ev.Event], optimizer: Optimizer, scheduler: Scheduler) -> None:
-        """Bring machine and strategies to where the journal left them."""
-        restore_optimizer = getattr(optimizer, "restore", None)
-        restore_scheduler = getattr(scheduler, "restore", None)
-        differences = replay(
-            machine,
-            events,
-            optimizer=optimizer if restore_optimizer is None else None,
-            scheduler=scheduler if restore_scheduler is None else None,
-        )
-        history = [*machine.standing.earlier, *machine.trials]
-        if restore_optimizer is not None and history:
-            restore_optimizer(history)
-        if restore_scheduler is not None and machine.trials:
-            restore_scheduler(machine.trials)
-        if differences:
-            say(f"a strategy answers otherwise than before ({differences[0]}); the journal stands")
-
-
-def _notice_code(root: Root, opened: Opened, callee: Callee) -> None:
-    """Keep the fingerprint of the objective's code; say so if it has changed since the run began."""
-    handle = opened.handle
-    code = "+".join(root.fingerprints.code_fingerprint(one) for one in callee.functions())
-    entry = handle.journal.get(_CODE)
-    if entry is not None and entry.value != code:
-        say(
-            f"{handle.path!r}: the objective's code has changed since this run began; finished trials keep their "
-            "results, the others run the new code (begin anew: resume='never', --new)"
-        )
-    if entry is None or entry.value != code:
-        handle.journal.put(_CODE, "code", code)
-
-
-def _check_seed(handle: Handle, *, begun: bool) -> None:
-    """Keep the seed a second time, and compare: from a seed that the disk has changed another sweep would come."""
-    entry = handle.journal.get(_SEED)
-    if not begun:
-        handle.journal.put(_SEED, "seed", str(handle.seed))
-    elif entry is not None and entry.value != str(handle.seed):
-        raise StoreCorrupt(
-            f"{handle.store.path}, run {handle.run_id}: its seed is {handle.seed}, the journal says {entry.value}: the row "
-            f"is damaged; put a copy of {handle.store.path.name} back, or begin a new run (resume='never', --new)"
-        )
-
-
-def _predictor(optimizer: Optimizer, lock: threading.Lock) -> Callable[..., Any] | None:
-    """Return the optimizer's ``predict``, which waits its turn while ``suggest`` works in its thread."""
-    predict = getattr(optimizer, "predict", None)
-    if predict is None:
-        return None
-
-    def in_turn(trials: Sequence[Any], resource: float) -> Any:
-        with lock:
-            return predict(trials, resource)
-
-    return in_turn
-
-
-def _was_over(past: Sequence[ev.Event], fresh: Sequence[ev.Event], opened: Opened) -> bool:
-    """Whether the last session died between the end of the sweep and that of its run, and nothing new is asked for."""
-    died = opened.before is not None and opened.before.status is Status.RUNNING
-    return died and len(fresh) == 1 and bool(past) and isinstance(past[-1], ev.Finished)
-
-
-def _resume_line(path: str, machine: Machine) -> str:
-    """Return in one line what was restored and what runs again."""
-    counts = machine.standing.counts
-    ended = sum(count for status, count in counts.items() if status.ended)
-    cut = [trial for trial in machine.trials if trial.status in (Status.RUNNING, Status.PENDING, Status.INTERRUPTED)]
-    again = ", ".join(f"{trial.number} from step {(machine.checkpoint(trial.number) or (0,))[0]}" for trial in cut[:4])
-    again += ", …" if len(cut) > 4 else ""
-    runs = f"; runs again: trial {again}" if cut else ""
-    return f"resuming {path!r}: restored {ended} finished and {counts[Status.PAUSED]} paused trials{runs}"
-
-
-def _count_problems(sweep: SweepExperiment) -> list[str]:
-    """Return what is wrong with the numbers."""
-    problems: list[str] = []
-    for name, least in (("workers", 1), ("repeats", 1), ("retries", 0), ("max_failures", 0), ("seed", 0)):
-        value = getattr(sweep, name)
-        if value is not None and (isinstance(value, bool) or not isinstance(value, int) or value < least):
-            problems.append(f"{name}={value!r}: expected a whole number >= {least}")
-    if sweep.resources is not None and not isinstance(sweep.resources, Resources):
-        problems.append(f"resources={sweep.resources!r}: expected Resources(cpus=…, gpus=…)")
-    problems += [f"constraints: {one!r} is not callable" for one in sweep.constraints if not callable(one)]
-    metrics = [sweep.metric] if sweep.metric is None or isinstance(sweep.metric, str) else list(sweep.metric)
-    if len(set(metrics)) < len(metrics):
-        problems.append(f"metric={sweep.metric!r}: the same metric twice")
-    modes = [sweep.mode] if isinstance(sweep.mode, str) else list(sweep.mode)
-    if not isinstance(sweep.mode, str) and len(modes) != len(metrics):
-        problems.append(f"mode={sweep.mode!r}: {len(modes)} modes for {len(metrics)} metrics")
-    problems += [
-        f"mode={mode!r}: expected 'min' or 'max'{did_you_mean(str(mode), ('min', 'max'))}"
-        for mode in modes
-        if mode not in ("min", "max")
-    ]
-    return problems
-
-
-def _strategy_problems(sweep: SweepExperiment, trials: int | None = None) -> list[str]:
-    """Return what is wrong with the strategies by themselves, and with a budget of so many trials."""
-    problems: list[str] = []
-    optimizer, scheduler = sweep.optimizer, sweep.scheduler
-    if isinstance(optimizer, type) or (
-        optimizer is not None and not (hasattr(optimizer, "suggest") and hasattr(optimizer, "observe"))
-    ):
-        problems.append(
-            f"optimizer={optimizer!r}: expected an object with suggest(n) and observe(trial, result), such as RandomOptimizer()"
-        )
-    if isinstance(scheduler, type) or (scheduler is not None and not hasattr(scheduler, "should_stop")):
-        problems.append(f"scheduler={scheduler!r}: expected an object with should_stop(trial), such as ASHAScheduler()")
-    if not problems and isinstance(scheduler, Scheduler):
-        objection = scheduler.objection(finite=bool(getattr(optimizer, "finite", False)), trials=trials)
-        problems += [] if objection is None else [objection]
-    return problems
+        return Sweep(
+            f"{self.name}-smoke" if smoke else self.name, self, callee, space, rules, self.optimizer, self.scheduler,
+            self.constraints, executor, self.executor if isinstance(self.executor, str) else None, workers,
+            self.resources or Resources(), self.init_from, budget, self._given_kept,
+        )  # fmt: skip
