@@ -8,6 +8,7 @@ import datetime
 import decimal
 import fractions
 import gc
+import hashlib
 import math
 import time
 import tracemalloc
@@ -25,8 +26,8 @@ import torch
 from value_kinds import Circle, Colour, Fit, Level, Point, Shape
 
 from sweep import Pipeline
-from sweep.errors import ContractError, NotStorable
-from sweep.store.blobs import MemoryBlobs
+from sweep.errors import ContractError, NotStorable, StoreCorrupt
+from sweep.store.blobs import BlobStore, MemoryBlobs
 from sweep.store.codec import encode
 from sweep.store.storable import is_storable
 
@@ -269,6 +270,13 @@ class Beat:
                 over.set()
 
 
+def hashed(array: numpy.ndarray) -> float:
+    """Return the CPU seconds that it takes to hash an array on this machine, as busy as it is now."""
+    began = time.thread_time()
+    hashlib.blake2b(array)
+    return time.thread_time() - began
+
+
 @pytest.mark.anyio
 async def test_a_large_array_is_written_in_little_memory_while_the_loop_goes_on(tmp_path: Path) -> None:
     size = 100_000_000
@@ -282,7 +290,7 @@ async def test_a_large_array_is_written_in_little_memory_while_the_loop_goes_on(
     _, peak = tracemalloc.get_traced_memory()
     tracemalloc.stop()
     assert peak < size / 2, f"{peak / 1e6:.0f} MB more than the array itself"
-    assert beat.longest < 0.12, f"the loop stood still for {beat.longest:.2f} s"
+    assert beat.longest < hashed(array), f"the loop stood still for {beat.longest:.2f} s"
 
 
 @pytest.mark.anyio
@@ -318,4 +326,127 @@ async def test_large_values_never_stop_the_loop(where: str, tmp_path: Path) -> N
         tracemalloc.stop()
         assert peak < 1.3 * array.nbytes, f"{peak / 1e6:.0f} MB for an array of {array.nbytes / 1e6:.0f} MB"
     assert found.n == array[0]
-    assert beat.longest < 0.12, f"the loop stood still for {beat.longest:.2f} s"
+    assert beat.longest < hashed(array), f"the loop stood still for {beat.longest:.2f} s"
+
+
+class Opened:
+    """Notes which blobs are opened."""
+
+    def __init__(self, monkeypatch: pytest.MonkeyPatch) -> None:
+        self.addresses: list[str] = []
+        original = BlobStore.open
+
+        def noted(blobs: BlobStore, address: str) -> Any:
+            self.addresses.append(address)
+            return original(blobs, address)
+
+        monkeypatch.setattr(BlobStore, "open", noted)
+
+
+def random_bytes(size: int) -> numpy.ndarray:
+    return numpy.frombuffer(numpy.random.default_rng(1).bytes(size), dtype=numpy.uint8)
+
+
+@dataclasses.dataclass
+class Holding:
+    """A model with something large in it."""
+
+    weights: numpy.ndarray
+    n: int
+
+
+def stored(annotations: dict[str, Any], values: Any, path: Path, last: Callable[..., Any] = lambda state: 1) -> Pipeline:
+    """Run a pipeline until it dies before its last stage; return it as it is to be resumed."""
+    dead = [True]
+
+    def die() -> bool:
+        if dead.pop():
+            raise KeyboardInterrupt
+        return True
+
+    given = Pipeline().stage("give", lambda: values)
+    through = given.through(annotations[""]) if "" in annotations else given.through(fields=annotations)
+    pipeline = through.stage("die", die, checkpoint=False).through(alive=bool).stage("last", last).through(m=int)
+    with pytest.raises(KeyboardInterrupt):
+        pipeline.run(name="life", store=path)
+    dead[:] = [False] * 9
+    return pipeline
+
+
+def test_a_large_value_that_nobody_takes_is_never_read(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    array = random_bytes(50_000_000)
+    pipeline = stored({"v": numpy.ndarray, "n": int}, {"v": array, "n": 3}, tmp_path / "sweep.db", lambda n: n)
+    opened = Opened(monkeypatch)
+    tracemalloc.start()
+    state = pipeline.run(name="life", store=tmp_path / "sweep.db", resume="must")
+    again = pipeline.run(name="life", store=tmp_path / "sweep.db", resume="must")
+    _, peak = tracemalloc.get_traced_memory()
+    tracemalloc.stop()
+    assert (state.m, again.m, opened.addresses) == (3, 3, [])
+    assert peak < 3_000_000, f"{peak / 1e6:.1f} MB"
+    assert "v=<50 MB, not read yet>" in repr(state)
+    assert numpy.array_equal(state.v, array)
+    assert numpy.array_equal(again["v"], array), "the last State stands as the stage wrote it"
+    assert state.v is state.v
+    assert len(opened.addresses) == 2
+
+
+@pytest.mark.parametrize("how", ["field", "model", "nested", "state"])
+def test_a_large_value_is_read_by_whoever_takes_it(how: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    array = random_bytes(2_000_000)
+    total = int(array.sum())
+    takers: dict[str, Any] = {
+        "field": lambda v: int(v.sum()),
+        "model": lambda it: int(it.weights.sum()) + it.n - 3,
+        "nested": Pipeline(v=numpy.ndarray).stage("in", lambda v: int(v.sum())).through(m=int),
+        "state": lambda state: int(state.v.sum()),
+    }
+    takers["model"].__annotations__["it"] = Holding
+    annotations = {"": Holding} if how == "model" else {"v": numpy.ndarray}
+    pipeline = stored(annotations, Holding(array, 3) if how == "model" else {"v": array}, tmp_path / "sweep.db", takers[how])
+    opened = Opened(monkeypatch)
+    state = pipeline.run(name="life", store=tmp_path / "sweep.db", resume="must")
+    assert state.m == total
+    assert len(opened.addresses) == 1, "once"
+    if how == "model":
+        assert numpy.array_equal(state.weights, array)
+
+
+def test_tensors_that_share_memory_share_it_when_they_are_read_later(tmp_path: Path) -> None:
+    weights = torch.ones(600_000)
+    pipeline = stored(
+        {"a": torch.Tensor, "b": torch.Tensor, "c": int}, {"a": weights, "b": weights, "c": 1}, tmp_path / "sweep.db"
+    )
+    state = pipeline.run(name="life", store=tmp_path / "sweep.db", resume="must")
+    assert state.a.data_ptr() == state.b.data_ptr()
+    assert torch.equal(state.a, weights)
+
+
+@pytest.mark.parametrize("taken", [True, False])
+def test_damage_of_a_large_value_is_named_when_it_is_read_and_a_lost_file_before_anything_runs(
+    tmp_path: Path, taken: bool
+) -> None:
+    ran: list[int] = []
+
+    def last(n: int) -> int:
+        ran.append(n)
+        return n
+
+    array, path = random_bytes(2_000_000), tmp_path / "sweep.db"
+    pipeline = stored({"v": numpy.ndarray, "n": int}, {"v": array, "n": 3}, path, (lambda v: len(v)) if taken else last)
+    (blob,) = (tmp_path / "sweep.db.d" / "blobs").rglob("*.npy")
+    whole = blob.read_bytes()
+    blob.write_bytes(whole[:-1] + bytes([whole[-1] ^ 1]))
+    if taken:
+        with pytest.raises(StoreCorrupt, match=rf"field 'v': .*sweep\.db, run 1, 'give': blob .*{blob.name} is damaged.*redo"):
+            pipeline.run(name="life", store=path, resume="must")
+    else:
+        state = pipeline.run(name="life", store=path, resume="must")
+        assert state.m == 3
+        with pytest.raises(StoreCorrupt, match="field 'v'"):
+            _ = state.v
+    if taken:
+        blob.unlink()
+        with pytest.raises(StoreCorrupt, match=rf"'give': blob .*{blob.name} cannot be read"):
+            pipeline.run(name="life", store=path, resume="must")
+    assert len(ran) == (0 if taken else 1)

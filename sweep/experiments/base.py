@@ -28,6 +28,7 @@ from sweep.pipeline.runtime import Activation, Frame, Handle, Root, current_acti
 from sweep.pipeline.state import State
 from sweep.pipeline.steps import Compiled, StageStep, result_names
 from sweep.pipeline.units import Unit
+from sweep.pipeline.unread import read_ahead
 from sweep.store.runs import children
 from sweep.store.writer import Durability
 from sweep.tracker.stream import say
@@ -300,7 +301,7 @@ class Experiment:
     async def _bare(self, parent: Activation, compiled: Compiled, state: State) -> RunResult:
         frame = parent.frame.below(None, f"{parent.path}/{self.name}", owner=self)
         last = await self._execute(compiled, state, frame)
-        return RunResult(name=self.name, path=frame.path, state=last, value=value_of(compiled, last))
+        return RunResult(name=self.name, path=frame.path, state=last, value=await value_of(parent.frame.root, compiled, last))
 
     async def _durable(
         self,
@@ -330,7 +331,7 @@ class Experiment:
         if not opened.finished:
             self._say_unused(handle)
         below = [RunResult.of_row(row, f"{handle.path}/{row.place}") for row in children(handle.store, handle.run_id)]
-        value = value_of(compiled, last)
+        value = await value_of(root, compiled, last)
         best = value if isinstance(value, int | float) and not isinstance(value, bool) else _best(below)
         if not opened.finished:
             handle.store.add("UPDATE run SET score=? WHERE id=?", (best, handle.run_id))
@@ -437,11 +438,13 @@ def _best(below: list[RunResult]) -> float | None:
     return scores[-1] if scores else None
 
 
-def value_of(compiled: Compiled, state: State) -> Any:
+async def value_of(root: Root, compiled: Compiled, state: State) -> Any:
     """Return the output of the last stage, loop, branch or parallel stages, from the State."""
     last = compiled.steps[-1] if compiled.steps else None
     if isinstance(last, StageStep) and last.contract is not None and last.contract.model is not None:
-        return state._models.get(last.contract.model)
+        await read_ahead(root.threads, (state._models.get(last.contract.model),))
+        return state._model(last.contract.model)
     names = () if last is None else result_names((last,))
+    await read_ahead(root.threads, map(state._fields.get, names))
     values = {name: state[name] for name in names if name in state}
     return next(iter(values.values())) if len(names) == 1 and values else values or None

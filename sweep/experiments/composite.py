@@ -180,7 +180,7 @@ class _Base:
         elif isinstance(result, SweepResult) and self.score in ("best_score", "cost", "n_failed"):
             value = getattr(result, self.score)
         else:
-            known = {**result.state._asdict(), **result}
+            known = {**result.state._fields, **result}
             if self.score not in known:
                 raise SweepError(f"the result of {self.name} has no {self.score!r}{did_you_mean(self.score, known)}")
             value = known[self.score]

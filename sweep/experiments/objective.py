@@ -344,8 +344,9 @@ class PipelineObjective:
         values = nest(params)
         checked = {name: compiled.contracts[name].validate(values[name], act.path) for name in compiled.inputs}
         state = await execute(compiled, State(checked), act.frame, prefix=f"{act.key}/" if act.key else "")
-        given = {name: number for name in compiled.outputs if name in state and (number := number_of(state[name])) is not None}
-        return Returned(number_of(value_of(compiled, state)), given)
+        fields = {name: state._fields.get(name) for name in compiled.outputs}
+        given = {name: number for name, one in fields.items() if (number := number_of(one)) is not None}
+        return Returned(number_of(await value_of(act.frame.root, compiled, state)), given)
 
 
 @final
@@ -421,7 +422,7 @@ class RunObjective:
             result = await self.what._held_at(params).run()
         else:
             result = await self.what.run(**values)
-        given = {**result.state._asdict(), **result}
+        given = {**result.state._fields, **result}
         numbers = {key: number for key, one in given.items() if key not in values and (number := number_of(one)) is not None}
         numbers.pop("run_id", None)
         return Returned(number_of(result.value), numbers)

@@ -4,8 +4,12 @@ from __future__ import annotations
 
 import json
 import warnings
-from collections.abc import Mapping
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
+from functools import partial
 from typing import Any
+
+from typing_extensions import is_typeddict
 
 from sweep.clock import current_clock
 from sweep.errors import ContractError, ContractViolation, ItemFailed, NotStorable, StoreCorrupt
@@ -14,6 +18,7 @@ from sweep.pipeline.contracts import Accepted, OutputContract
 from sweep.pipeline.nodes import Cache
 from sweep.pipeline.runtime import Activation, Handle
 from sweep.pipeline.steps import Results, StageStep, text_of
+from sweep.pipeline.unread import Unread, read_parts
 from sweep.store.blobs import NoBlobs
 from sweep.store.codec import Classes, encode
 from sweep.store.journal import Entry, Journal
@@ -22,7 +27,7 @@ from sweep.threads import WorkerThreads
 __all__ = [
     "ATTEMPTS", "UNSTORED", "accept", "attempts_before", "cache_key", "cached", "code_text", "commit", "commit_item",
     "content_of", "decoded", "failed_attempt", "forget_attempt", "keep_in_cache", "kept", "note_failures", "payload_type",
-    "plain", "restore", "restore_item", "with_failures",
+    "plain", "restore", "restore_item", "stored_fields", "with_failures",
 ]  # fmt: skip
 
 _BLOB = '"b":"'
@@ -89,17 +94,54 @@ async def restore(act: Activation, handle: Handle) -> Accepted | None:
     _compare_code(act, handle, entry)
     if entry.kind == DONE or step.contract is None:
         return _NOTHING
-    value = await decoded(act.frame.root.threads, handle.journal, act.key, str(entry.value), _classes(act, step.contract))
+    found = await _restored(act, handle, step.contract, str(entry.value))
     handle.journal.forget(act.key)
-    try:
-        found = step.contract.accept(act.path, value[""] if "" in value and len(value) == 1 else value, act.frame.contracts)
-    except ContractViolation as error:
-        error.add_note(
-            f"this output was saved by an earlier session of run {handle.path!r}; redo it: --redo {step.name}"
-        )
-        raise
     with_failures(handle, act.key, found.updates)
     return found
+
+
+async def _restored(act: Activation, handle: Handle, contract: OutputContract, text: str) -> Accepted:
+    """Read and check a stored outcome; what it has of large arrays in files is read when it is wanted."""
+    threads, journal, expected = act.frame.root.threads, handle.journal, _classes(act, contract)
+    known = {**act.frame.contracts, **contract.fields}
+
+    def check(name: str, value: Any) -> Any:
+        with _saved_before(act, handle):
+            if not name:
+                return contract.accept(act.path, value, act.frame.contracts)
+            return known[name].validate(value, act.path) if name in known else value
+
+    values = await stored_fields(threads, journal, act.key, text, expected, check)
+    found = Accepted({}, None, {}) if "" not in values else _whole(contract, values.pop(""))
+    found.updates.update(values)
+    if any(name not in known for name in values) or any(name not in found.updates for name in contract.fields if not found.models):
+        with _saved_before(act, handle):  # the contract is another one now: it says what is wrong
+            return contract.accept(act.path, values, act.frame.contracts)
+    return found
+
+
+def _whole(contract: OutputContract, model: Any) -> Accepted:
+    """Return the outcome of a stage that gives a model, which may be still unread."""
+    if type(model) is not Unread or is_typeddict(contract.model):  # the keys of that are its own affair
+        found: Accepted = model.read() if type(model) is Unread else model
+        return found
+    updates = {name: model.part(partial(_field_of, name)) for name in contract.fields}
+    return Accepted(updates, None, {contract.model: model.part(lambda found: found.output)})
+
+
+def _field_of(name: str, found: Accepted) -> Any:
+    return found.updates[name]
+
+
+@contextmanager
+def _saved_before(act: Activation, handle: Handle) -> Iterator[None]:
+    try:
+        yield
+    except ContractViolation as error:
+        error.add_note(
+            f"this output was saved by an earlier session of run {handle.path!r}; redo it: --redo {act.step.name}"
+        )
+        raise
 
 
 def _compare_code(act: Activation, handle: Handle, entry: Entry) -> None:
@@ -222,6 +264,16 @@ async def decoded(threads: WorkerThreads, journal: Journal, key: str, text: str,
     if _BLOB not in text:
         return journal.decode(key, text, expected)
     return await threads.run(journal.decode, key, text, expected)
+
+
+async def stored_fields(
+    threads: WorkerThreads, journal: Journal, key: str, text: str, expected: Classes, check: Callable[[str, Any], Any]
+) -> dict[str, Any]:
+    """Read stored fields, each checked; large arrays in files are read and checked when they are wanted."""
+    if _BLOB in text and journal.get(f"{key}!{FAILURES}") is None:  # failures belong to the values themselves
+        return await threads.run(read_parts, journal, key, text, expected, check)
+    value = await decoded(threads, journal, key, text, expected)
+    return {name: check(name, one) for name, one in value.items()}
 
 
 async def content_of(threads: WorkerThreads, value: Any) -> str:

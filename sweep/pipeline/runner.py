@@ -21,6 +21,7 @@ from sweep.pipeline.state import State
 from sweep.pipeline.steps import Binding, BranchStep, Compiled, LoopStep, ParallelStep, StageStep, Step, result_names
 from sweep.pipeline.subtypes import Verdict, subtype
 from sweep.pipeline.together import together
+from sweep.pipeline.unread import read_ahead
 from sweep.tracker.stream import say
 from sweep.trial import Resources
 
@@ -68,6 +69,8 @@ async def _stage(step: StageStep, state: State, frame: Frame, key: str) -> Accep
     if await _skipped(act, handle):
         stream.emit("stage.skipped", run_id, act.path)
         return Accepted({}, None, {})
+    if handle is not None and handle.resumed:
+        await _read_inputs(act)
     if stream:
         stream.emit("stage.started", run_id, act.path, state=state, inputs=_arguments(step.bindings, act))
         act.started = current_clock().now()
@@ -127,7 +130,7 @@ async def _leaf(act: Activation) -> Accepted:
     else:
         returned = await _here(act)
     if unit.kind == "experiment":
-        returned = _asked_of(returned, step)
+        returned = await _asked_of(returned, act)
     transform = step.hooks.get("transform")
     if transform is not None:
         returned = await ask(transform, act.path, returned)
@@ -203,40 +206,61 @@ async def _nested(act: Activation, compiled: Compiled) -> Any:
         return next(iter(found.values())) if len(found) == 1 else found or None
     if step.contract is None:
         return None
-    return {name: state[name] for name in step.contract.fields if name in state}
+    names = [name for name in step.contract.fields if name in state]
+    await read_ahead(frame.root.threads, map(state._fields.get, names))
+    return {name: state[name] for name in names}
 
 
-def _asked_of(result: Any, step: StageStep) -> Any:
+async def _asked_of(result: Any, act: Activation) -> Any:
     """Return what a contract asks of an experiment: fields of its State or its summary, else the result itself.
 
     An item of a map is the result where its contract takes a mapping, else the value the experiment came to.
     """
+    step: StageStep = act.step
     if step.item_contract is not None:
         takes_mapping = subtype(dict[str, Any], step.item_contract.annotation) is not Verdict.REFUTED
         return result if takes_mapping else result.value
     if step.contract is None:
         return result
-    known, names = {**result.state._asdict(), **result}, step.contract.fields
-    return {name: known[name] for name in names} if all(name in known for name in names) else result
+    state, names = result.state, step.contract.fields
+    if not all(name in result or name in state for name in names):
+        return result
+    await read_ahead(act.frame.root.threads, map(state._fields.get, names))
+    return {name: result[name] if name in result else state[name] for name in names}
 
 
 def _arguments(bindings: tuple[Binding, ...], act: Activation) -> dict[str, Any]:
     state = act.state
-    fields = state._fields
+    fields, hands_on = state._fields, _hands_on(act.step)
     kwargs: dict[str, Any] = {}
     for binding in bindings:
         source = binding.source
         if source == "field":
-            kwargs[binding.parameter] = state[binding.key]
+            kwargs[binding.parameter] = fields[binding.key] if hands_on and binding.key in fields else state[binding.key]
         elif source == "constant":
             kwargs[binding.parameter] = binding.key
         elif source == "state":
             kwargs[binding.parameter] = state
         elif source == "model":
-            kwargs[binding.parameter] = state._models[binding.key]
+            kwargs[binding.parameter] = state._model(binding.key)
         elif source == "maybe" and binding.key in fields:
-            kwargs[binding.parameter] = fields[binding.key]
+            kwargs[binding.parameter] = fields[binding.key] if hands_on else state[binding.key]
     return kwargs
+
+
+async def _read_inputs(act: Activation) -> None:
+    """Read what the stage takes of an earlier session, where the loop does not wait for it."""
+    if _hands_on(act.step):
+        return
+    fields, models = act.state._fields, act.state._models
+    for binding in act.step.bindings:
+        held = fields.get(binding.key) if binding.source in ("field", "maybe") else None
+        await read_ahead(act.frame.root.threads, (models[binding.key] if binding.source == "model" else held,))
+
+
+def _hands_on(step: StageStep) -> bool:
+    """Whether a stage only hands its inputs on to stages of its own, which read what they take."""
+    return step.unit.nested is not None and "cache" not in step.hooks
 
 
 async def _skipped(act: Activation, handle: Handle | None) -> bool:

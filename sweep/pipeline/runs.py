@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Callable, Mapping
 from contextlib import suppress
 from functools import partial
@@ -14,11 +15,12 @@ from sweep.pipeline.contracts import OutputContract
 from sweep.pipeline.durable import Opened, Resume, RunSpec, open_child, open_top
 from sweep.pipeline.hooks import NO_TERMINAL, at_terminal
 from sweep.pipeline.planning import announce, plan_of
-from sweep.pipeline.records import content_of, decoded, note_failures, payload_type, plain, with_failures
+from sweep.pipeline.records import content_of, note_failures, payload_type, plain, stored_fields, with_failures
 from sweep.pipeline.runner import execute
-from sweep.pipeline.runtime import Activation, Frame, Root, current_activation, open_root
+from sweep.pipeline.runtime import Activation, Frame, Handle, Root, current_activation, open_root
 from sweep.pipeline.state import State
 from sweep.pipeline.steps import Compiled, StageStep
+from sweep.pipeline.unread import Unread
 from sweep.store.writer import Durability
 
 __all__ = ["as_input", "complete", "finished_state", "keep_state", "run_pipeline"]
@@ -134,13 +136,26 @@ async def keep_state(root: Root, opened: Opened, compiled: Compiled, state: Stat
     if model is not None and model in state._models:
         values[""] = state._models[model]
     with suppress(NotStorable):  # the stage that gave it has said so: it runs again
-        encode = partial(
-            handle.journal.encode, values, payload_type_of(compiled), place=f"the State of {handle.path!r}"
-        )
+        encode = partial(_text_of, handle, values, payload_type_of(compiled))
         is_small = all(isinstance(value, str | int | float | bool | None) for value in values.values())
         text = encode() if is_small else await root.threads.run(encode)
         handle.journal.put(END, "end", text)
         note_failures(handle, END, state._fields)
+
+
+def _text_of(handle: Handle, values: dict[str, Any], expected: Any) -> str:
+    """Encode the fields of a State; what nobody has read since an earlier session wrote it stays as it stands there."""
+    kept: dict[str, str] = {}
+    for name, value in list(values.items()):
+        text = value.text if type(value) is Unread and value.root_id == handle.root_id else ""
+        if text:
+            kept[name] = text
+            del values[name]
+        elif type(value) is Unread:
+            values[name] = value.read()
+    text = handle.journal.encode(values, expected, place=f"the State of {handle.path!r}")
+    parts = [text[1:-1], *(f"{json.dumps(name)}:{node}" for name, node in kept.items())]
+    return f"{{{','.join(part for part in parts if part)}}}"
 
 
 def _last_model(compiled: Compiled) -> Any:
@@ -159,8 +174,13 @@ async def finished_state(root: Root, opened: Opened, compiled: Compiled) -> Stat
     entry = opened.handle.journal.get(END)
     if entry is None or entry.value is None:
         return None
-    values = await decoded(root.threads, opened.handle.journal, END, entry.value, payload_type_of(compiled))
-    models = {_last_model(compiled): values.pop("")} if "" in values else {}
-    fields = {name: compiled.contracts[name].validate(value, opened.handle.path) for name, value in values.items()}
+    handle = opened.handle
+
+    def check(name: str, value: Any) -> Any:
+        return compiled.contracts[name].validate(value, handle.path) if name else value
+
+    expected = payload_type_of(compiled)
+    fields = await stored_fields(root.threads, handle.journal, END, entry.value, expected, check)
+    models = {_last_model(compiled): fields.pop("")} if "" in fields else {}
     with_failures(opened.handle, END, fields)
     return State(fields, models)

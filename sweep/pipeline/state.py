@@ -7,6 +7,7 @@ from typing import Any, final
 
 from sweep.deferred import Deferred
 from sweep.errors import did_you_mean
+from sweep.pipeline.unread import Unread
 
 __all__ = ["MissingField", "State"]
 
@@ -30,6 +31,8 @@ class State(Deferred):
 
     It has no methods besides the dunder ones, so that any field name can be read.
     ``await`` gives the State itself: ``Pipeline().run()`` returns one.
+
+    A large array or tensor that an earlier session has saved is read from disk when its field is.
 
     Example:
         >>> state = State({"lr": 0.1})
@@ -66,14 +69,22 @@ class State(Deferred):
 
     def __getitem__(self, name: str) -> Any:
         try:
-            return self._fields[name]
+            value = self._fields[name]
         except KeyError:
             raise MissingField(name, list(self._fields)) from None
+        if type(value) is Unread:
+            value = self._fields[name] = value.read()
+        return value
+
+    def _model(self, kind: type) -> Any:
+        """Return the model of a class that a stage has given, or None."""
+        value = self._models.get(kind)
+        return value.read() if type(value) is Unread else value
 
     def _asdict(self) -> dict[str, Any]:
         """Return the fields as a new dict."""
         self._require_finished()
-        return dict(self._fields)
+        return {name: self[name] for name in self._fields}
 
     def __setattr__(self, name: str, value: object) -> None:
         raise AttributeError(f"a State is read-only: return {{{name!r}: …}} from the stage instead of assigning it")
@@ -88,7 +99,7 @@ class State(Deferred):
         return len(self._fields)
 
     def __eq__(self, other: object) -> bool:
-        return self._fields == (other._fields if isinstance(other, State) else other)
+        return self._asdict() == (other._asdict() if isinstance(other, State) else other)
 
     __hash__ = None  # type: ignore[assignment]  # compared by value, values may be mutable
 
@@ -99,7 +110,7 @@ class State(Deferred):
         return f"State({shown})"
 
     def __reduce__(self) -> tuple[type[State], tuple[dict[str, Any], dict[type, Any]]]:
-        return State, (self._fields, self._models)
+        return State, (self._asdict(), {kind: self._model(kind) for kind in self._models})
 
 
 def _short(value: object) -> str:

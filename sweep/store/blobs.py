@@ -138,6 +138,18 @@ class BlobStore:
             raise StoreCorrupt(f"blob {path} is damaged: its content does not match its name; redo the stage it is of")
         return file
 
+    def size(self, address: str) -> int:
+        """Return the bytes of a blob without opening it.
+
+        Raises:
+            StoreCorrupt: The file is missing.
+        """
+        path = self.path(address)
+        try:
+            return path.stat().st_size
+        except OSError as error:
+            raise StoreCorrupt(f"blob {path} cannot be read: {error.strerror or error}") from error
+
     def addresses(self) -> Iterator[str]:
         """Yield the address of every blob, in no order."""
         for path in self._directory.glob("??/*"):
