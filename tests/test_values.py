@@ -23,9 +23,10 @@ import numpy
 import numpy.typing
 import pytest
 import torch
+from dying import Deaths, Killed
 from value_kinds import Circle, Colour, Fit, Level, Point, Shape
 
-from sweep import Pipeline
+from sweep import Context, Pipeline, open_store
 from sweep.errors import ContractError, NotStorable, StoreCorrupt
 from sweep.store.blobs import BlobStore, MemoryBlobs
 from sweep.store.codec import encode
@@ -271,10 +272,10 @@ class Beat:
 
 
 def hashed(array: numpy.ndarray) -> float:
-    """Return the CPU seconds that it takes to hash an array on this machine, as busy as it is now."""
+    """Return twice the CPU seconds that it takes to hash an array on this machine, as busy as it is now."""
     began = time.thread_time()
-    hashlib.blake2b(array)
-    return time.thread_time() - began
+    hashlib.blake2b(array.data)
+    return max(0.12, 2 * (time.thread_time() - began))
 
 
 @pytest.mark.anyio
@@ -450,3 +451,75 @@ def test_damage_of_a_large_value_is_named_when_it_is_read_and_a_lost_file_before
         with pytest.raises(StoreCorrupt, match=rf"'give': blob .*{blob.name} cannot be read"):
             pipeline.run(name="life", store=path, resume="must")
     assert len(ran) == (0 if taken else 1)
+
+
+@pytest.mark.anyio
+async def test_what_an_async_stage_saves_is_copied_at_once_and_written_beside_the_loop(tmp_path: Path) -> None:
+    array = random_bytes(50_000_000).copy()
+    spent: list[float] = []
+
+    async def work(ctx: Context) -> int:
+        for number in range(3):
+            array[:4] = number
+            began = time.thread_time()
+            ctx.save({"w": array, "number": number})
+            spent.append(time.thread_time() - began)
+            array[:4] = 99
+            await anyio.sleep(0.05)
+        found = ctx.load()
+        assert (found["number"], found["w"][0], found["w"].nbytes) == (2, 2, array.nbytes)
+        return 1
+
+    assert (await Pipeline().stage("work", work).through(n=int).run(name="r", store=tmp_path / "sweep.db")).n == 1
+    began = time.thread_time()
+    hashlib.blake2b(array.data)
+    assert min(spent) < time.thread_time() - began, "less than only hashing it takes"
+
+
+@pytest.mark.anyio
+@pytest.mark.parametrize("after", [False, True], ids=["before it", "after it"])
+async def test_killed_at_any_commit_a_checkpoint_has_its_files_and_comes_before_its_report(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, after: bool
+) -> None:
+    loaded: list[Any] = []
+
+    async def work(ctx: Context) -> int:
+        found = ctx.load()
+        begin = 0 if found is None else int(found[0]) + 1
+        loaded.append((begin, 0 if found is None else len(found)))
+        for step in range(begin, 3):
+            ctx.save(numpy.full(3000, step))
+            ctx.report(step, loss=step)
+            await anyio.sleep(0.001)
+        return 3
+
+    pipeline = Pipeline().stage("work", work).through(n=int)
+    deaths = Deaths(monkeypatch)
+    for at in range(1, 50):
+        path = tmp_path / f"{at}.db"
+        deaths.count, deaths.at, deaths.after, deaths.dead = 0, at, after, False
+        try:
+            await pipeline.run(name="r", store=path)
+            died = False
+        except BaseException as error:
+            if not isinstance(error, Killed) and (
+                not isinstance(error, BaseExceptionGroup) or error.subgroup(Killed) is None
+            ):
+                raise
+            died = True
+        deaths.at, deaths.dead = 0, False
+        told, over = list[int](), False
+        if path.exists():
+            with open_store(path) as store:
+                over = ("completed",) in store.rows("SELECT status FROM run")
+                files = [BlobStore(store.blob_directory(1)).path(row[0]) for row in store.rows("SELECT digest FROM blob")]
+                told = [int(row[0]) for row in store.rows("SELECT step FROM metric ORDER BY id")]
+            assert all(file.exists() for file in files)
+        loaded.clear()
+        assert (await pipeline.run(name="r", store=path, resume="must" if over else "auto")).n == 3
+        if died and loaded:
+            assert all(step < loaded[0][0] for step in told), (at, told, loaded)
+            assert loaded[0][0] == 0 or loaded[0][1] == 3000
+        if not died:
+            break
+    assert at > 4

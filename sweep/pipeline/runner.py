@@ -8,6 +8,8 @@ from dataclasses import replace
 from functools import partial
 from typing import Any
 
+import anyio
+
 from sweep.clock import current_clock
 from sweep.errors import ContractViolation, HookError, RunInChild, SweepError
 from sweep.pipeline.contracts import Accepted
@@ -16,6 +18,7 @@ from sweep.pipeline.isolation import Carried, Job, NoSession, received, within
 from sweep.pipeline.mapping import keep_failures, run_map
 from sweep.pipeline.records import accept, commit, restore
 from sweep.pipeline.runtime import ACTIVATION, Activation, Frame, Handle, Place
+from sweep.pipeline.saving import Saving
 from sweep.pipeline.session import facts_of, session_of, stage_context
 from sweep.pipeline.state import State
 from sweep.pipeline.steps import Binding, BranchStep, Compiled, LoopStep, ParallelStep, StageStep, Step, result_names
@@ -149,11 +152,22 @@ async def _here(act: Activation) -> Any:
     if unit.positional:
         kwargs = dict(kwargs)
         args = [kwargs.pop(name) for name in unit.positional if name in kwargs]
-    if unit.signature.is_async:
-        returned = await unit.function(*args, **kwargs)
-    else:
-        returned = await act.frame.root.threads.run(unit.function, *args, **kwargs)
-    return await returned if inspect.isawaitable(returned) else returned
+    try:
+        if unit.signature.is_async:
+            returned = await unit.function(*args, **kwargs)
+        else:
+            returned = await act.frame.root.threads.run(unit.function, *args, **kwargs)
+        return await returned if inspect.isawaitable(returned) else returned
+    finally:
+        if act.saving is not None:
+            await _saved(act, act.saving)
+
+
+async def _saved(act: Activation, saving: Saving) -> None:
+    """Wait until what the stage saved last is kept."""
+    act.saving = None
+    with anyio.CancelScope(shield=True):
+        await act.frame.root.threads.run(saving.wait)
 
 
 async def _elsewhere(act: Activation) -> Any:

@@ -24,6 +24,7 @@ from sweep.context import Session
 from sweep.fingerprint import Fingerprinter
 from sweep.pipeline.isolation import Isolation
 from sweep.pipeline.redo import Redo
+from sweep.pipeline.saving import Saving
 from sweep.store.journal import Journal
 from sweep.store.writer import Store
 from sweep.threads import WorkerThreads
@@ -197,8 +198,8 @@ class Activation:
     """One stage at one place in one run: loop iterations are activations of their own."""
 
     __slots__ = (
-        "attempt", "cached", "children", "deadline", "frame", "held", "key", "kwargs", "live", "results", "started", "state",
-        "step",
+        "attempt", "cached", "children", "deadline", "frame", "held", "key", "kwargs", "live", "results", "saving", "started",
+        "state", "step",
     )  # fmt: skip
 
     def __init__(self, frame: Frame, step: Any, key: str, state: Any) -> None:
@@ -212,12 +213,12 @@ class Activation:
         self.live: set[str] = set()
         self.results: list[Any] | None = None
         self.held: holding[None] | None = None
+        self.saving: Saving | None = None
 
     @property
     def path(self) -> str:
         """Path of the stage from the root, for messages."""
         return f"{self.frame.path}/{self.key}" if self.frame.path and self.key else self.frame.path or self.key
-
 
     @asynccontextmanager
     async def lending(self) -> AsyncIterator[None]:

@@ -22,7 +22,7 @@ from typing import BinaryIO, Protocol, TypeAlias, final
 
 from sweep.errors import StoreCorrupt, StoreUnwritable
 
-__all__ = ["BlobSink", "BlobSource", "BlobStore", "Data", "MemoryBlobs", "NoBlobs"]
+__all__ = ["BlobSink", "BlobSource", "BlobStore", "Data", "HeldBlobs", "MemoryBlobs", "NoBlobs"]
 
 Chunk: TypeAlias = bytes | bytearray | memoryview
 Data: TypeAlias = Chunk | Iterable[Chunk]
@@ -261,6 +261,38 @@ class MemoryBlobs:
         for address, data in self.data.items():
             if sink.put(data, address[64:]) != address:
                 raise StoreCorrupt(f"blob {address!r} was damaged on its way: its content does not match its name")
+
+
+@final
+class HeldBlobs:
+    """Copies of blobs in memory, to be put by another thread while the values that they are of may change again.
+
+    Example:
+        >>> held = HeldBlobs()
+        >>> text = f'{{"b":"{held.put(bytearray(b"abc"), ".bin")}"}}'
+        >>> text = held.put_into(blobs := MemoryBlobs(), text)
+        >>> [*blobs.data.values()], [*blobs.data][0] in text
+        ([b'abc'], True)
+    """
+
+    def __init__(self) -> None:
+        self._data: dict[str, list[bytes]] = {}
+
+    def __bool__(self) -> bool:
+        return bool(self._data)
+
+    def put(self, data: Data, suffix: str) -> str:
+        """Copy ``data`` and return an address that stands for its own, which nobody knows yet."""
+        address = secrets.token_hex(32) + suffix
+        self._data[address] = [chunk if type(chunk) is bytes else bytes(chunk) for chunk in _chunks(data)]
+        return address
+
+    def put_into(self, sink: BlobSink, text: str) -> str:
+        """Put everything into ``sink``, and return ``text`` with the addresses that this gives."""
+        while self._data:
+            address, chunks = self._data.popitem()
+            text = text.replace(address, sink.put(chunks, address[64:]))
+        return text
 
 
 @final
