@@ -26,7 +26,7 @@ import torch
 from dying import Deaths, Killed
 from value_kinds import Circle, Colour, Fit, Level, Point, Shape
 
-from sweep import Context, Pipeline, open_store
+from sweep import Context, Experiment, Pipeline, open_store
 from sweep.errors import ContractError, NotStorable, StoreCorrupt
 from sweep.store.blobs import BlobStore, MemoryBlobs
 from sweep.store.codec import encode
@@ -523,3 +523,28 @@ async def test_killed_at_any_commit_a_checkpoint_has_its_files_and_comes_before_
         if not died:
             break
     assert at > 4
+
+
+class Weighing(Experiment):
+    """Has a large field."""
+
+    weights: Any = None
+
+    def pipeline(self) -> Pipeline:
+        return Pipeline().stage("weigh", lambda weights: int(weights["w"][0])).through(n=int)
+
+
+@pytest.mark.anyio
+@pytest.mark.parametrize("inside", [False, True], ids=["alone", "inside a stage"])
+async def test_large_fields_are_hashed_beside_the_loop(tmp_path: Path, inside: bool) -> None:
+    array, beat = random_bytes(100_000_000), Beat()
+
+    async def stage() -> int:
+        return int((await Weighing(weights={"w": array}).run()).value)
+
+    outer = Pipeline().stage("stage", stage).through(n=int)
+    run = Weighing(weights={"w": array}, store=tmp_path / "sweep.db").run
+    await beat.during(lambda: outer.run(name="r", store=tmp_path / "sweep.db") if inside else run())
+    began = time.thread_time()
+    hashlib.blake2b(array.data)
+    assert beat.longest < max(0.05, time.thread_time() - began), f"the loop stood still for {beat.longest:.2f} s"

@@ -13,7 +13,7 @@ from sweep.config.layers import Layer
 from sweep.deferred import launch
 from sweep.errors import ContractError, SweepError, UnknownName, did_you_mean, near_miss
 from sweep.experiments.given import NOTHING, Given, current_given, giving, parts, typed
-from sweep.experiments.identity import identity_of
+from sweep.experiments.identity import identity_of, is_heavy
 from sweep.experiments.purse import Purse, carrying, current_purse, kept_budget
 from sweep.experiments.result import RunResult
 from sweep.pipeline.annotations import describe
@@ -285,18 +285,23 @@ class Experiment:
         parent = current_activation()
         compiled = self._compiled(() if parent is None else parent.frame.hooks)
         state = State(complete(compiled, {**self.fields, **inputs}, self.name))
-        spec = RunSpec(self.name, self.level, self._identity(compiled), {**self.fields, **inputs})
         if parent is None:
-            async with (
-                open_root(owns_loop) as root,
-                open_top(root, spec, store or self.store, resume, durability) as opened,
-            ):
-                return await self._durable(root, opened, compiled, state, None, budget)
+            async with open_root(owns_loop) as root:
+                spec = await self._spec(root, compiled, inputs)
+                async with open_top(root, spec, store or self.store, resume, durability) as opened:
+                    return await self._durable(root, opened, compiled, state, None, budget)
         if parent.frame.handle is None:
             async with parent.lending():
                 return await self._bare(parent, compiled, state)
+        spec = await self._spec(parent.frame.root, compiled, inputs)
         async with parent.lending(), open_child(parent, spec) as opened:
             return await self._durable(parent.frame.root, opened, compiled, state, parent.frame, budget)
+
+    async def _spec(self, root: Root, compiled: Compiled, inputs: Mapping[str, Any]) -> RunSpec:
+        fields = self.fields
+        heavy = is_heavy(fields)
+        identity = await root.threads.run(self._identity, compiled) if heavy else self._identity(compiled)
+        return RunSpec(self.name, self.level, identity, {**fields, **inputs})
 
     async def _bare(self, parent: Activation, compiled: Compiled, state: State) -> RunResult:
         frame = parent.frame.below(None, f"{parent.path}/{self.name}", owner=self)

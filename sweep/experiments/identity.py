@@ -15,9 +15,10 @@ from sweep.fingerprint import structure_hash
 from sweep.store.blobs import NoBlobs
 from sweep.store.codec import EXACT_TYPES, encode
 
-__all__ = ["constructor_arguments", "identity_of"]
+__all__ = ["constructor_arguments", "identity_of", "is_heavy"]
 
 _MISSING = object()
+_HEAVY = 1 << 20
 
 
 def identity_of(value: Any) -> Any:
@@ -47,6 +48,16 @@ def identity_of(value: Any) -> Any:
         module = _module_of(value)
         return f"{module}.{value.__qualname__}" if module else value.__qualname__
     return {type(value).__qualname__: _content_of(value) or identity_of(constructor_arguments(value))}
+
+
+def is_heavy(value: Any) -> bool:
+    """Whether :func:`identity_of` a value takes so long that it belongs into a thread: it hashes a large array."""
+    if isinstance(value, Mapping):
+        return any(map(is_heavy, value.values()))
+    if isinstance(value, list | tuple | set | frozenset):
+        return any(map(is_heavy, value))
+    size = len(value) if isinstance(value, bytes | bytearray) else getattr(value, "nbytes", 0)
+    return isinstance(size, int) and size > _HEAVY
 
 
 def _content_of(value: Any) -> str | None:
