@@ -25,6 +25,8 @@ from sweep.trial import Decision, Trial
 __all__ = ["Conductor", "Step", "replay"]
 
 DriverEffect: TypeAlias = ev.Start | ev.Ask | ev.Observe | ev.Cancel | ev.Finish
+_FOR_DRIVER = (ev.Ask, ev.Observe, ev.Cancel)
+_ANSWERS = (ev.Promoted, ev.Exploited)  # tuples: isinstance is several times slower with a union
 
 
 @final
@@ -156,7 +158,7 @@ class Conductor:
                 event = ev.Started(number, effect.attempt, self._wall(), run)
                 self._held[number, run] = _Held(effect.attempt, effect.step)
                 step.effects.append(effect)
-            elif isinstance(effect, ev.Ask | ev.Observe | ev.Cancel):
+            elif isinstance(effect, _FOR_DRIVER):
                 step.effects.append(effect)
             elif isinstance(effect, ev.Place):
                 found = self.scheduler.next_trial()
@@ -232,7 +234,7 @@ class Conductor:
 
 def _refused(event: ev.Event, machine: Machine) -> str:
     """Return what was wrong with an answer of the scheduler."""
-    if isinstance(event, ev.Promoted | ev.Exploited):
+    if isinstance(event, _ANSWERS):
         known = event.number < len(machine.trials)
         state = f"is {machine.trials[event.number].status}" if known else "does not exist"
         wanted = "a paused trial" if isinstance(event, ev.Promoted) else "the parent to be a trial that has not ended"
@@ -262,6 +264,9 @@ def replay(
     Returns:
         One line for each answer that differed.
     """
+    if optimizer is None and scheduler is None:
+        machine.apply(events)
+        return []
     player = _Player(machine, optimizer, scheduler)
     for event in events:
         player.take(event)
@@ -282,19 +287,21 @@ class _Player:
     def take(self, event: ev.Event) -> None:
         """Repeat the calls that came before an event, fold it, and repeat those that follow from it."""
         made: Sequence[Trial] = ()
-        if isinstance(event, ev.Suggested) and event.asked and self.optimizer is not None:
+        if self.optimizer is not None and isinstance(event, ev.Suggested) and event.asked:
             made = self._suggest(self.optimizer, event)
-        elif isinstance(event, ev.Promoted | ev.Exploited) and self.scheduler is not None:
+        elif self.scheduler is not None and isinstance(event, _ANSWERS):
             made = self._next_trial(self.scheduler, event)
-        elif isinstance(event, ev.Drained) and self.scheduler is not None:
+        elif self.scheduler is not None and isinstance(event, ev.Drained):
             self.scheduler.on_exhausted()
         for effect in self.machine.fold(event, made) or ():
             if isinstance(effect, ev.Observe):
                 self._results.append(effect)
+            elif self.scheduler is None:
+                continue
             elif isinstance(effect, ev.Judge):
-                if self.scheduler is not None and isinstance(event, ev.Reported):
+                if isinstance(event, ev.Reported):
                     self._judge(self.scheduler, effect, event.decision)
-            elif self.scheduler is not None:
+            else:
                 _tell(self.scheduler, effect)
 
     def observe(self, until: int | None) -> None:

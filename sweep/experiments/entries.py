@@ -6,10 +6,11 @@ import math
 from collections.abc import Mapping, Sequence
 from typing import Any, TypeAlias, final
 
+from sweep.experiments import events as ev
 from sweep.experiments.standing import COST, values_of
-from sweep.trial import Decision, Objective, Reason, Result, Status, Trial
+from sweep.trial import Decision, Objective, Reason, Result, Source, Status, Trial
 
-__all__ = ["Entry", "Key", "Run", "result_of"]
+__all__ = ["Entry", "Key", "Run", "result_of", "trial_of"]
 
 Key: TypeAlias = tuple[int, int]
 """Number of a trial and of its repeat."""
@@ -66,6 +67,18 @@ class Run:
         self.next, self.at, self.checkpoint = None, step, reference
         return step
 
+    def try_again(self, kind: ev.Kind, retries: int, losses: int) -> bool:
+        """Count an end by failure, timeout or loss; return whether so many allow another attempt."""
+        if kind == "lost":
+            self.losses += 1
+            return self.losses <= losses
+        self.retries += 1
+        return self.retries <= retries
+
+    def cancel(self, reason: Reason) -> ev.Cancel:
+        """Return the effect that ends its attempt."""
+        return ev.Cancel(self.entry.trial.number, self.attempt, self.index, reason)
+
     def spent(self) -> float:
         """Return the cost: what it reports as such, else the seconds worked on it."""
         reported = self.metrics.get(COST, -1.0)
@@ -103,6 +116,21 @@ class Entry:
         else:
             self.partial = {}
             self.runs = [Run(self, index, {}) for index in range(repeats)]
+
+    def start_from(self, donor: Entry) -> None:
+        """Let each repeat begin at the checkpoint of the donor's."""
+        for run, given in zip(self.runs, donor.runs, strict=True):
+            if given.checkpoint is not None:
+                run.checkpoint, run.at, run.step = given.checkpoint, given.at, given.at
+        self.trial.step = max(0, min(run.step for run in self.runs))
+
+    def reopen(self) -> dict[Key, Run]:
+        """Take back how it ended; return its repeats, which start again."""
+        self.decision = self.failure = self.trial.score = None
+        self.undone = len(self.runs)
+        for run in self.runs:
+            run.done, run.value, run.retries = False, None, 0
+        return {run.key: run for run in self.runs}
 
     @property
     def settled(self) -> bool:
@@ -172,6 +200,14 @@ class Entry:
         whole = _mean(got)
         self.trial.metrics.update(whole)
         return whole
+
+
+def trial_of(old: ev.Earlier) -> Trial:
+    """Return a trial of an earlier sweep."""
+    trial = Trial(dict(old.params), status=Status(old.status), source=Source.EARLIER, values=old.values)
+    trial.metrics, trial.step, trial.cost, trial.error = dict(old.metrics or {}), old.step, old.cost, old.error
+    trial.score = old.values[0] if old.values else math.nan
+    return trial
 
 
 def result_of(trial: Trial) -> Result:

@@ -12,7 +12,7 @@ from __future__ import annotations
 import json
 import math
 import zlib
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, field
 from itertools import groupby
 from operator import itemgetter
@@ -215,16 +215,15 @@ class EventLog:
         rows = self.store.rows(query, (self.run_id, TRIAL))
         self.ids, self._left = [row[0] for row in rows], [row[7] for row in rows]
         self.sums = [self._sum_of_row(index, row, begun) for index, row in enumerate(rows)]
+        params_of = _parsed(row[2] for row in rows)
+        origins = _parsed("null" if row[4] is None else row[4] for row in rows)
         batch: list[ev.New] = []
         for index, row in enumerate(rows):
-            _, number, params, source, origin, seq, started, status, score, cost, ended, error, result, ended_seq, _ = (
-                row
-            )
-            if origin is not None:
-                facts = json.loads(origin)
-                batch.append(
-                    ev.New(number, json.loads(params), source or "optimizer", facts[2] if len(facts) > 2 else None)
-                )
+            _, number, _, source, _, seq, started, status, score, cost, ended, error, result, ended_seq, _ = row
+            facts = origins[index]
+            if facts is not None:
+                notes = facts[2] if len(facts) > 2 else None
+                batch.append(ev.New(number, params_of[index], source or "optimizer", notes))
                 if index + 1 == len(rows) or rows[index + 1][5] != seq:
                     yield seq, ev.Suggested(tuple(batch), facts[0], facts[1])
                     batch = []
@@ -271,6 +270,12 @@ class EventLog:
                 metrics[name] = value
             attempt, run, decision = (1, 0, "continue") if labels is None else json.loads(labels)
             yield seq, ev.Reported(number, attempt, step, metrics, run, decision)  # type: ignore[arg-type]  # one of the three
+
+
+def _parsed(texts: Iterable[str]) -> list[Any]:
+    """Return what each of many JSON texts says, parsed in one go."""
+    found: list[Any] = json.loads(f"[{','.join(texts)}]")
+    return found
 
 
 def _plain_end(

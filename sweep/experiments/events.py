@@ -339,6 +339,9 @@ Event: TypeAlias = (
 _EVENTS: dict[str, type[Any]] = {cls.__name__.lower(): cls for cls in get_args(Event)}
 _NAMES = {cls: name for name, cls in _EVENTS.items()}
 _FIELDS = {cls: tuple(f.name for f in fields(cls)) for cls in (*_NAMES, New, Earlier)}
+_PARTS: dict[type[Any], tuple[str, type[Any]]] = {
+    Suggested: ("trials", New), Imported: ("trials", Earlier), Exploited: ("new", New)
+}  # fmt: skip
 
 
 def to_data(event: Event) -> dict[str, Any]:
@@ -351,19 +354,12 @@ def to_data(event: Event) -> dict[str, Any]:
     return {"event": _NAMES[type(event)], **_plain(event)}
 
 
-def _plain(record: Any) -> dict[str, Any]:
-    """Return the fields of an event or of a part of one."""
-    found: dict[str, Any] = {}
-    for name in _FIELDS[type(record)]:
-        value = getattr(record, name)
-        if name == "trials" and isinstance(value, tuple):
-            value = [_plain(part) for part in value]
-        elif name == "new":
-            value = _plain(value)
-        elif name == "values":
-            value = list(value)
-        found[name] = value
-    return found
+def _plain(value: Any) -> Any:
+    """Return an event, or what is in one, as plain data."""
+    names = _FIELDS.get(type(value))
+    if names is not None:
+        return {name: _plain(getattr(value, name)) for name in names}
+    return [_plain(one) for one in value] if type(value) is tuple else value
 
 
 def from_data(data: Mapping[str, Any]) -> Event:
@@ -378,14 +374,16 @@ def from_data(data: Mapping[str, Any]) -> Event:
     """
     kept = {name: value for name, value in data.items() if name != "event"}
     cls = _EVENTS[data["event"]]
-    if cls is Suggested:
-        kept["trials"] = tuple(New(**part) for part in kept["trials"])
-    elif cls is Imported:
-        kept["trials"] = tuple(Earlier(**{**part, "values": tuple(part.get("values", ()))}) for part in kept["trials"])
-    elif cls is Exploited:
-        kept["new"] = New(**kept["new"])
+    if cls in _PARTS:
+        name, part = _PARTS[cls]
+        found = kept[name]
+        kept[name] = tuple(_part(part, one) for one in found) if isinstance(found, list) else _part(part, found)
     event: Event = cls(**kept)
     return event
+
+
+def _part(cls: type[Any], data: Mapping[str, Any]) -> Any:
+    return cls(**{name: tuple(value) if name == "values" else value for name, value in data.items()})
 
 
 # ---- effects: for the driver -----------------------------------------------------------------------------------------

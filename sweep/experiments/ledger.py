@@ -7,14 +7,13 @@ Applying the same events to a fresh :class:`Ledger` gives the same ledger. What 
 from __future__ import annotations
 
 import hashlib
-import math
 from collections import OrderedDict
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, TypeAlias, final
 
 from sweep.experiments import events as ev
-from sweep.experiments.entries import Entry, Key, Run, result_of
+from sweep.experiments.entries import Entry, Key, Run, result_of, trial_of
 from sweep.experiments.halting import BY_USER, CUT, UNPROMOTED, Halt, by_budget, intolerable, spent
 from sweep.experiments.standing import COST, Standing
 from sweep.trial import Budget, Decision, Objective, Reason, Report, Source, Status, Trial
@@ -107,7 +106,6 @@ class Ledger:
         self.empty_at: int | None = None
         self.halt: Halt | None = None
         self.finished: ev.Finished | None = None
-        self._closed: list[tuple[Trial, Status, Reason | None]] = []
 
     # ---- the events ------------------------------------------------------------------------------------------------
 
@@ -129,9 +127,8 @@ class Ledger:
         self.workers, self.empty_at = event.workers, None
         if self.finished is not None or (self.halt is not None and self.halt.reason is Reason.BUDGET):
             self.halt = None  # the budget is looked at again, it may be a larger one
-        for trial, status, reason in self._closed:
-            self.standing.move(trial, status, reason)
-        self._closed, self.finished = [], None
+        self.standing.reopen()
+        self.finished = None
         dead = list(self.live.values())
         self.live.clear()
         for run in dead:
@@ -145,7 +142,7 @@ class Ledger:
         self.ready.update(waiting)
         for entry in {id(run.entry): run.entry for run in dead}.values():
             self._settle(entry, out)
-        self._wind_down(spent(self.budget, self.elapsed, self.standing), out)
+        self._look_at_budget(out)
         return True
 
     def _budget_set(self, event: ev.BudgetSet, out: list[ev.Effect], _: object) -> bool:
@@ -153,16 +150,15 @@ class Ledger:
         self._limited = any(limit is not None for limit in (event.seconds, event.cost, event.resource))
         if self.halt is not None and self.halt.reason is Reason.BUDGET:
             self.halt = None
-        self._wind_down(spent(self.budget, self.elapsed, self.standing), out)
+        self._look_at_budget(out)
         return True
 
     def _imported(self, event: ev.Imported, out: list[ev.Effect], _: object) -> bool:
         for old in event.trials:
-            trial = Trial(dict(old.params), status=Status(old.status), source=Source.EARLIER, values=old.values)
-            trial.metrics, trial.step, trial.cost, trial.error = dict(old.metrics or {}), old.step, old.cost, old.error
-            trial.score = old.values[0] if old.values else math.nan
+            trial = trial_of(old)
             self.standing.earlier.append(trial)
-            self._observe(trial, out)
+            self.told += 1
+            out.append(ev.Observe(trial, result_of(trial)))
         return True
 
     def _suggested(self, event: ev.Suggested, out: list[ev.Effect], made: Sequence[Trial]) -> bool:
@@ -221,10 +217,9 @@ class Ledger:
         run.live, run.attempt, run.next = True, event.attempt, None
         self.live[key] = run
         entry.busy += 1
-        trial = entry.trial
-        trial.attempts += 1
-        if trial.status is not Status.RUNNING:
-            self.standing.move(trial, Status.RUNNING, None)
+        entry.trial.attempts += 1
+        if entry.trial.status is not Status.RUNNING:
+            self.standing.move(entry.trial, Status.RUNNING, None)
         return True
 
     def _reported(self, event: ev.Reported, out: list[ev.Effect], _: object) -> bool:
@@ -252,20 +247,13 @@ class Ledger:
                 out.append(ev.Judge(trial, step, whole))
                 if event.decision != "continue":
                     self.decide(entry, Decision(event.decision))
-        if self._limited:
-            self._wind_down(spent(self.budget, self.elapsed, self.standing), out)
+        self._look_at_budget(out)
         return True
 
     def decide(self, entry: Entry, decision: Decision) -> None:
         """Take STOP or PAUSE for a trial."""
         entry.decision = decision
         self._hold(entry)
-
-    def _hold(self, entry: Entry) -> None:
-        """Let no repeat of a trial start that waits for a slot."""
-        for run in entry.runs:
-            self.ready.pop(run.key, None)
-            self.pending.pop(run.key, None)
 
     def _saved(self, event: ev.Saved, out: list[ev.Effect], _: object) -> bool:
         run = self.live.get((event.number, event.run))
@@ -292,7 +280,7 @@ class Ledger:
         if event.kind == "completed" and entry.decision is None:
             run.done, run.value = True, event.value
             entry.undone -= 1
-            if isinstance(event.value, Mapping):
+            if type(event.value) is not float and isinstance(event.value, Mapping):
                 run.metrics.update(event.value)
         elif not entry.settled and (self.halt is None or event.kind == "interrupted"):
             self._cut_short(run, event, out)
@@ -300,7 +288,7 @@ class Ledger:
             self.standing.resource += 1  # a trial that reports nothing is one unit of work
         self.standing.spend(entry.trial, entry.cost())
         self._settle(entry, out)
-        self._wind_down(spent(self.budget, self.elapsed, self.standing), out)
+        self._look_at_budget(out)
         return True
 
     def _stop_requested(self, event: ev.StopRequested, out: list[ev.Effect], _: object) -> bool:
@@ -320,21 +308,17 @@ class Ledger:
         entry = self.entries.get(event.number)
         if entry is None or entry.trial.status not in (Status.COMPLETED, Status.FAILED):
             return False
-        entry.decision = entry.failure = None
-        entry.undone, standing = len(entry.runs), self.standing
+        standing = self.standing
         standing.failed -= entry.trial.status is Status.FAILED
         standing.succeeded -= entry.trial.status is not Status.FAILED
-        for run in entry.runs:
-            run.done, run.value, run.retries = False, None, 0
-            self.ready[run.key] = run
+        self.ready.update(entry.reopen())
         standing.move(entry.trial, Status.INTERRUPTED, None)
-        entry.trial.score = None
         standing.judge(entry.trial)
         return True
 
     def _ticked(self, event: ev.Ticked, out: list[ev.Effect], _: object) -> bool:
         self.elapsed += event.seconds
-        self._wind_down(spent(self.budget, self.elapsed, self.standing), out)
+        self._look_at_budget(out)
         return True
 
     def _finished(self, event: ev.Finished, _out: list[ev.Effect], _: object) -> bool:
@@ -346,11 +330,9 @@ class Ledger:
         for trial in self.standing.trials:
             if trial.status.ended:
                 continue
-            self._closed.append((trial, trial.status, trial.reason))
             if trial.status is not Status.PAUSED and trial.history:
                 self.entries[trial.number].score(self.rules.objectives, *cut)
-            self.standing.move(trial, cut[0] if trial.attempts else Status.SKIPPED, cut[1])
-            self.standing.judge(trial)
+            self.standing.close(trial, cut[0] if trial.attempts else Status.SKIPPED, cut[1])
         return True
 
     # ---- what follows ----------------------------------------------------------------------------------------------
@@ -365,13 +347,16 @@ class Ledger:
         entry = Entry(trial, 1 if self.rules.smoke else self.rules.repeats)
         donor = None if new.start_from is None else self.entries.get(new.start_from)
         if donor is not None:
-            for run, given in zip(entry.runs, donor.runs, strict=True):
-                if given.checkpoint is not None:
-                    run.checkpoint, run.at, run.step = given.checkpoint, given.at, given.at
-            trial.step = max(0, min(run.step for run in entry.runs))
+            entry.start_from(donor)
         self.entries[number] = entry
         self.standing.add(trial)
         return entry
+
+    def _hold(self, entry: Entry) -> None:
+        """Let no repeat of a trial start that waits for a slot."""
+        for run in entry.runs:
+            self.ready.pop(run.key, None)
+            self.pending.pop(run.key, None)
 
     def _go_on(self, entry: Entry) -> None:
         """Let a paused trial wait for a slot."""
@@ -390,10 +375,7 @@ class Ledger:
         if kind == "interrupted":
             again, status = True, Status.INTERRUPTED
         else:
-            lost = kind == "lost"
-            again, status = (run.losses < self.rules.losses if lost else run.retries < self.rules.retries), Status.PENDING
-            run.losses += lost
-            run.retries += not lost
+            again, status = run.try_again(kind, self.rules.retries, self.rules.losses), Status.PENDING
             entry.trial.error = event.error or f"the attempt ended as {kind}"
         if again:
             self.ready[run.key] = run
@@ -404,7 +386,7 @@ class Ledger:
         self._hold(entry)
         for other in entry.runs:
             if other.live:
-                out.append(ev.Cancel(*other.key[:1], other.attempt, other.index, Reason.ERROR))
+                out.append(other.cancel(Reason.ERROR))
 
     def _cancel(self, entry: Entry, reason: Reason, out: list[ev.Effect]) -> None:
         """End a trial on request: at once, or when its attempts have unwound."""
@@ -414,7 +396,7 @@ class Ledger:
         if not entry.busy:
             self._settle(entry, out)
         elif not unwinding:
-            out += [ev.Cancel(run.key[0], run.attempt, run.index, reason) for run in entry.runs if run.live]
+            out += [run.cancel(reason) for run in entry.runs if run.live]
 
     def _settle(self, entry: Entry, out: list[ev.Effect]) -> None:
         """Give a trial its status and score, if its attempts are over, and tell the strategies."""
@@ -437,7 +419,8 @@ class Ledger:
         if not rested:
             standing.failed += status is Status.FAILED
             standing.succeeded += status is not Status.FAILED and trial.score is not None
-            self._observe(trial, out)
+            self.told += 1
+            out.append(ev.Observe(trial, result_of(trial)))
         if status is Status.PAUSED and entry.promoted:
             self._go_on(entry)  # the scheduler has already decided: to it the trial never rested
         elif not (rested and reason is Reason.EXPLOITED):
@@ -445,19 +428,15 @@ class Ledger:
         if status is Status.FAILED:
             self._wind_down(intolerable(trial, standing, self.rules.max_failures, self.workers), out)
 
-    def _observe(self, trial: Trial, out: list[ev.Effect]) -> None:
-        """Tell the optimizer how a trial stands."""
-        self.told += 1
-        out.append(ev.Observe(trial, result_of(trial)))
+    def _look_at_budget(self, out: list[ev.Effect]) -> None:
+        if self._limited:
+            self._wind_down(spent(self.budget, self.elapsed, self.standing), out)
 
     def _wind_down(self, halt: Halt | None, out: list[ev.Effect]) -> None:
         """If there is a reason, start nothing any more and cut what runs."""
-        if halt is None or self.halt is not None:
-            return
-        self.halt = halt
-        for (number, index), run in self.live.items():
-            if not run.entry.settled:
-                out.append(ev.Cancel(number, run.attempt, index, halt.trial[1]))
+        if halt is not None and self.halt is None:
+            self.halt = halt
+            out += [run.cancel(halt.trial[1]) for run in self.live.values() if not run.entry.settled]
 
 
 _Handler: TypeAlias = Callable[[Ledger, Any, list[ev.Effect], Sequence[Trial]], bool]

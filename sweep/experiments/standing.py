@@ -39,6 +39,8 @@ def values_of(objectives: Sequence[Objective], value: Any, metrics: Mapping[str,
         >>> values_of([Objective()], 3, {})
         (3.0,)
     """
+    if type(value) is float and len(objectives) == 1:
+        return (value,)
     if isinstance(value, Mapping):
         return tuple(_named(objective.metric, {**metrics, **value}, value) for objective in objectives)
     if value is None:
@@ -105,6 +107,7 @@ class Standing:
         self.cost = self.resource = 0.0
         self.best: Trial | None = None
         self._keys: dict[int, _Rank] = {}
+        self._closed: list[tuple[Trial, Status, Reason | None]] = []
 
     def add(self, trial: Trial) -> None:
         """Take a trial that is pending."""
@@ -118,6 +121,18 @@ class Standing:
         self.counts[trial.status] -= 1
         self.counts[status] += 1
         trial.status, trial.reason = status, reason
+
+    def close(self, trial: Trial, status: Status, reason: Reason) -> None:
+        """Set the status of a trial that had not ended when the sweep did; see :meth:`reopen`."""
+        self._closed.append((trial, trial.status, trial.reason))
+        self.move(trial, status, reason)
+        self.judge(trial)
+
+    def reopen(self) -> None:
+        """Take back what :meth:`close` did: the sweep goes on."""
+        for trial, status, reason in self._closed:
+            self.move(trial, status, reason)
+        self._closed = []
 
     def spend(self, trial: Trial, cost: float) -> None:
         """Set the cost of a trial."""
@@ -157,7 +172,10 @@ class Standing:
         """
         if not self._keys:
             return []
-        top = min(self._keys.values())[:2]
+        first = min(self._keys.values())
+        if len(self.objectives) == 1:
+            return [self.trials[number] for number in sorted(key[3] for key in self._keys.values() if key[:3] == first[:3])]
+        top = first[:2]
         losses = [(self._losses(self.trials[key[-1]]), key[-1]) for key in self._keys.values() if key[:2] == top]
         front: list[tuple[tuple[float, ...], int]] = []
         for point, number in sorted(losses):  # in this order no later point beats an earlier one

@@ -33,6 +33,9 @@ class BatchScheduler(Scheduler):
         """Return a step that no trial reaches: no report needs an answer."""
         return _NEVER
 
+    def restore(self, trials: Sequence[Trial]) -> None:
+        """Remember nothing."""
+
 
 @final
 class SynchronousBatchScheduler(Scheduler):
