@@ -18,7 +18,7 @@ import anyio
 import anyio.lowlevel
 
 from sweep.clock import current_clock
-from sweep.errors import PlacementError, TrialFailed, TrialPaused, TrialStopped
+from sweep.errors import PlacementError, StoreUnwritable, TrialFailed, TrialPaused, TrialStopped
 from sweep.executors.base import Executor, Task
 from sweep.experiments import events as ev
 from sweep.experiments.eventlog import EventLog
@@ -153,7 +153,7 @@ class Attempts:
             except TrialPaused:
                 kind = "paused"
                 self._notice_pause(turn.start or start)
-            except PlacementError as refusal:  # asked for by the user or the scheduler: no trial could run
+            except (PlacementError, StoreUnwritable) as refusal:  # no fault of this trial: none could run, or be kept
                 desk.fail(refusal)
             except Exception as failure:  # noqa: BLE001  # a trial's failure is a result, kept with its traceback
                 kind, error = self._failed(turn.start or start, failure)

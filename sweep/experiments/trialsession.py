@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any, Protocol, final
 
 from sweep.clock import current_clock
-from sweep.errors import StoreError
+from sweep.errors import StoreError, StoreUnwritable
 from sweep.experiments import events as ev
 from sweep.experiments.conductor import Conductor, Step
 from sweep.pipeline.runtime import Handle
@@ -49,11 +49,15 @@ class TrialSession:
         return taken.answer
 
     def save(self, value: Any) -> None:
-        """Write a checkpoint; it counts from the next report on."""
+        """Write a checkpoint; it counts from the next report on. A full disk ends the sweep, it is no fault of the trial."""
         desk = self._desk
         place = f"ctx.save() of {self._trial.path}"
         journal = Journal(desk.handle.store, self._row, desk.handle.root_id, fresh=True)
-        text = journal.encode(value, place=place)
+        try:
+            text = journal.encode(value, place=place)
+        except StoreUnwritable as error:
+            desk.submit(_raising, error)
+            raise
         with desk.mutex:
             self._saves += 1
             key = f"checkpoint/{self._attempt}.{self._run}.{self._saves}"
@@ -83,10 +87,15 @@ class TrialSession:
 
     def log(self, message: str) -> None:
         """Append a line to the trial's log."""
-        directory = self._desk.handle.store.run_directory(self._row)
-        directory.mkdir(parents=True, exist_ok=True)
-        with (directory / "log.txt").open("a", encoding="utf-8") as file:
-            file.write(f"{message}\n")
+        file = self._desk.handle.store.run_directory(self._row) / "log.txt"
+        try:
+            file.parent.mkdir(parents=True, exist_ok=True)
+            with file.open("a", encoding="utf-8") as lines:
+                lines.write(f"{message}\n")
+        except OSError as error:
+            problem = StoreUnwritable(f"cannot write {file}: {error.strerror or error}; make room for it, then resume")
+            self._desk.submit(_raising, problem)
+            raise problem from error
 
     def log_metric(self, name: str, value: float, step: int | None) -> None:
         """Queue a metric that no scheduler sees."""
