@@ -193,15 +193,25 @@ class Gauge:
 @pytest.mark.parametrize("slots", [1, 4])
 @pytest.mark.parametrize("kind", ["async", "thread"])
 def test_four_by_four_trials_finish_on_the_slots_of_the_tree(slots: int, kind: str) -> None:
-    gauge = Gauge()
+    """The first leaves wait for one another until every slot is taken: so many work at once, and never more."""
+    gauge, met = Gauge(), threading.Event()
+
+    def full() -> bool:
+        if gauge.now == slots:
+            met.set()
+        return met.is_set()
 
     async def leaf(x: float, y: float) -> float:
         with gauge:
-            await anyio.sleep(0.002)
+            while not full():
+                await anyio.sleep(0.001)
+            await anyio.sleep(0.002)  # others that should not be here have the time to come
         return x + y
 
     def sync_leaf(x: float, y: float) -> float:
         with gauge:
+            full()
+            met.wait(10)
             time.sleep(0.002)
         return x + y
 
@@ -210,7 +220,7 @@ def test_four_by_four_trials_finish_on_the_slots_of_the_tree(slots: int, kind: s
         what, grid("x", 0, 1, 2, 3), optimizer=GridOptimizer(), workers=4, executor=executor, name="in"
     )
     outer = SweepExperiment(inner, grid("y", 0, 1, 2, 3), optimizer=GridOptimizer(), workers=slots, name="out")
-    assert [trial.score for trial in outer.run(Budget(seconds=10)).trials] == [0, 1, 2, 3]
+    assert [trial.score for trial in outer.run(Budget(seconds=30)).trials] == [0, 1, 2, 3]
     assert gauge.calls == 16
     assert gauge.most == slots
 

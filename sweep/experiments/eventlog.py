@@ -192,9 +192,9 @@ class EventLog:
             if isinstance(event, ev.Started) and (event.attempt, event.run) == (1, 0)
         }
         found = [*others, *self._trial_events(begun), *self._reports()]
-        found.sort(key=lambda pair: pair[0])
+        found.sort(key=itemgetter(0))
         self._seq = math.floor(found[-1][0]) if found else 0
-        kept = {place for place, _ in found if place == int(place)}
+        kept = {place for place, _ in found if type(place) is int}  # the others lie between: starts told by a trial's row
         if len(kept) != self._seq:
             missing = next(place for place in range(1, self._seq + 1) if place not in kept)
             raise self._damaged(f"event {missing} of {self._seq}", "is missing")
@@ -251,7 +251,7 @@ class EventLog:
         for key, kind, value, checksum in self.store.rows(query, (self.run_id,)):
             if checksum is not None and checksum != checksum_of(key, kind, value):
                 raise self._damaged(f"event {key}")
-            yield float(key[1:]), ev.from_data({"event": kind, **json.loads(value)})
+            yield int(key[1:]), ev.from_data({"event": kind, **json.loads(value)})
 
     def _reports(self) -> Iterator[tuple[float, ev.Event]]:
         query = (

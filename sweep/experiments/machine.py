@@ -5,7 +5,10 @@ performs the effects; live work, resume, dry run and simulation are the same fol
 :meth:`Machine.apply` over the journal, one more :class:`~sweep.experiments.events.Opened`, and
 :meth:`Machine.wake`. :class:`sweep.experiments.conductor.Conductor` joins machine and scheduler.
 
-What is durable is in :class:`sweep.experiments.ledger.Ledger`; this half knows what is due:
+To read it in one sitting: :mod:`~sweep.experiments.events` names what happens and what is then to be done;
+the :class:`~sweep.experiments.ledger.Ledger` takes each event, one method for each, and keeps what is durable (a
+trial's own part in :mod:`~sweep.experiments.entries`, all trials together in :mod:`~sweep.experiments.standing`, why
+it ends early in :mod:`~sweep.experiments.halting`). This half knows what is due:
 
 - first what has been started before (retries, interrupted attempts), promotions and exploits;
 - then the scheduler is asked for a promotion or an exploit, at every free slot;
