@@ -8,13 +8,14 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import anyio
 import numpy as np
 import pytest
 from pydantic import BaseModel, ConfigDict, Field, field_validator
 
 from sweep import Choice, Integer, LogUniform, SweepExperiment, Uniform
 from sweep.errors import ContractError, NoResult, StrategyError
-from sweep.optimizers import RandomOptimizer
+from sweep.optimizers import OptunaOptimizer, RandomOptimizer
 from sweep.schedulers import ASHAScheduler
 
 LR = LogUniform(0.001, 1)
@@ -75,7 +76,11 @@ def sweep_of(objective: Any, space: dict[str, Any], tmp_path: Path, **more: Any)
 @pytest.mark.parametrize(
     ("objective", "space", "text"),
     [
-        (whole, {"config.widht": Integer(1, 4)}, "no field 'widht' for 'config.widht' of the space; did you mean 'width'"),
+        (
+            whole,
+            {"config.widht": Integer(1, 4)},
+            "no field 'widht' for 'config.widht' of the space; did you mean 'width'",
+        ),
         (whole, {"widht": Integer(1, 4)}, "no field 'widht' for 'widht' of the space; did you mean 'width'"),
         (whole, {"optimizer": {"nmae": Choice(["a", "b"])}}, "Optimizer has no field 'nmae'"),
         (whole, {"config.width": LR}, "'config.width' of Config is int, but the space gives float"),
@@ -168,3 +173,38 @@ def test_a_number_that_a_generator_yields_is_the_metric(objective: Any, metric: 
     assert result.n_failed == 0
     assert result.best_score == pytest.approx(result.best_params["x"] + 1 / 9)
     assert result.best_trial.metrics == {metric or "value": result.best_score}
+
+
+def test_a_sampler_of_one_objective_says_so_where_there_are_two(tmp_path: Path) -> None:
+    pytest.importorskip("optuna")
+    pytest.importorskip("cmaes")
+    sweep = sweep_of(
+        lambda x, y: {"a": x, "b": y},
+        {**X, "y": Uniform(0, 1)},
+        tmp_path,
+        metric=["a", "b"],
+        optimizer=OptunaOptimizer(sampler="CmaEs"),
+    )
+    with pytest.raises(StrategyError, match="CmaEsSampler with several objectives"):
+        sweep.run(3)
+
+
+def test_a_change_that_is_taken_back_is_told_of_the_run_it_left_unfinished(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    async def waits(x: float) -> float:
+        await anyio.sleep(0 if (tmp_path / "go").exists() else 60)
+        return x
+
+    async def cut_short() -> None:
+        with anyio.move_on_after(0.05):
+            await sweep_of(waits, X, tmp_path, name="s").run(6)
+
+    anyio.run(cut_short)
+    (tmp_path / "go").touch()
+    assert sweep_of(waits, {"x": Uniform(0, 2)}, tmp_path, name="s").run(3).path == "s#2"
+    capsys.readouterr()
+    assert sweep_of(waits, X, tmp_path, name="s").run(3).path == "s#3"
+    assert "'s' was this very sweep and is unfinished; to go on with it: sweep resume 1" in capsys.readouterr().err
+    assert sweep_of(waits, {"x": Uniform(0, 3)}, tmp_path, name="s").run(3).path == "s#4"
+    assert "unfinished" not in capsys.readouterr().err

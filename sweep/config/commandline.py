@@ -15,6 +15,7 @@ anything else is text. In a sweep, ``lr=log(1e-5,1e-1)`` and ``depth=50,101`` ar
 
 from __future__ import annotations
 
+import inspect
 import math
 import re
 from collections.abc import Sequence
@@ -403,7 +404,9 @@ def search_range(word: str, text: str) -> Distribution | None:
     try:
         found: Distribution = kind(arguments, **named) if name in ("choice", "ordinal") else kind(*arguments, **named)
     except TypeError as error:
-        raise ConfigError(f"{word!r}: {error}") from error
+        known = inspect.signature(kind).parameters.values()
+        takes = [f"[{one.name}=]" if one.default is not one.empty else one.name for one in known if one.name != "when"]
+        raise ConfigError(f"{word!r}: expected {name}({', '.join(takes)})") from error
     return found
 
 

@@ -164,15 +164,25 @@ class _Builder:
 
     def set_explicit(self, source: Explicit) -> None:
         self.begin(Layer(source.kind, source.name, source.name))
+        wrong: list[ConfigError] = []
         for item in source.items:
-            if item.problem and self.schema is None and not isinstance(self.peek(item.path), str):
-                raise ConfigError(f"{item.source!r}: {item.problem}")
-            if isinstance(item.value, Mapping) and item.value:
-                for path, value in leaves(item.value):
-                    self.put(Assignment((*item.path, *path), value, None, item.source))
-            else:
-                self.put(item)
+            try:
+                self.put_all(item)
+            except ConfigError as error:
+                wrong.append(error)
+        if wrong:
+            raise wrong[0] if len(wrong) == 1 else ConfigError("\n".join(map(str, wrong)))
         self.end()
+
+    def put_all(self, item: Assignment) -> None:
+        """Set an explicit value, a mapping's each by itself."""
+        if item.problem and self.schema is None and not isinstance(self.peek(item.path), str):
+            raise ConfigError(f"{item.source!r}: {item.problem}")
+        if isinstance(item.value, Mapping) and item.value:
+            for path, value in leaves(item.value):
+                self.put(Assignment((*item.path, *path), value, None, item.source))
+        else:
+            self.put(item)
 
     def put(self, item: Assignment) -> None:
         """Set one explicit value in the type that is known of it."""

@@ -64,7 +64,10 @@ def placed(sweep: Any) -> tuple[Executor, int]:
     from sweep.executors import make_executor
 
     wrapped = getattr(sweep.scheduler, "executor", None)
-    executor = wrapped if isinstance(wrapped, Executor) else make_executor(sweep.executor)
+    if sweep.executor == "inline" and isinstance(wrapped, str | Executor):
+        executor = make_executor(wrapped)
+    else:
+        executor = make_executor(sweep.executor)
     if sweep.workers is not None and executor.workers is not None and sweep.workers != executor.workers:
         problem = f"workers={sweep.workers}, but its executor has workers={executor.workers}; give one of the two"
         raise ContractError(sweep.name, [problem])

@@ -151,7 +151,20 @@ class _Study:
         self._numbers: dict[tuple[str, int], int] = {}  # whose record -> number of its Optuna trial
 
     def propose(self, index: int) -> Proposal | None:
-        """Ask the sampler for suggestion ``index``; None: the sampler's grid is exhausted."""
+        """Ask the sampler for suggestion ``index``; None: the sampler's grid is exhausted.
+
+        Raises:
+            StrategyError: The sampler refuses several objectives.
+        """
+        try:
+            return self._propose(index)
+        except ValueError as error:
+            if len(self._study.directions) == 1:
+                raise
+            kind = type(self._sampler).__name__
+            raise StrategyError(f"Optuna's {kind} with several objectives: {error} Take sampler='TPE' or 'NSGAII'.") from error
+
+    def _propose(self, index: int) -> Proposal | None:
         if self._size is not None and index >= self._size:
             return None
         self._storage.written = {}

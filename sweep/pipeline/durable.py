@@ -201,6 +201,7 @@ def _usual(store: Store, spec: RunSpec, resume: Resume) -> Opened:
     if changed:
         return _other_identity(store, spec, row, resume, changed)
     if row.status is Status.COMPLETED and resume != "must":
+        _mention_unfinished(store, spec)
         say(f"{spec.name!r} has finished already{_best(row)}: this is a new run, {spec.name}#{row.number + 1}")
         return _make(store, spec, row.number + 1)
     by_failures = row.status is Status.FAILED and row.result is not None  # a sweep that has come to its end
@@ -263,11 +264,21 @@ def _other_identity(store: Store, spec: RunSpec, row: RunRow, resume: Resume, ch
     remedy = f"start a new run instead (--new, resume='never'), keeping its history with init_from={row.id}"
     if resume == "must":
         raise ResumeRefused(row.segment, changed, f"{remedy}, or go on all the same (--allow-changed)")
+    _mention_unfinished(store, spec)
     shown = "; ".join(changed[:5]) + ("; …" if len(changed) > 5 else "")
     say(f"{row.segment!r} was another {spec.level} ({shown}): this is a new run, {spec.name}#{row.number + 1}")
     if spec.level == "sweep":
         say(f"to keep its history: init_from={row.id}")
     return _make(store, spec, row.number + 1)
+
+
+def _mention_unfinished(store: Store, spec: RunSpec) -> None:
+    """Say that an earlier run of the same identity is unfinished: whoever changed it and changed it back wants that one."""
+    for row in reversed(list(roots(store))):
+        begun = row.name == spec.name and row.status not in (Status.COMPLETED, Status.FAILED)
+        if begun and not store.is_live(row.id) and not _changed(spec, row):
+            say(f"{row.segment!r} was this very {spec.level} and is unfinished; to go on with it: sweep resume {row.id}")
+            return
 
 
 def _best(row: RunRow) -> str:

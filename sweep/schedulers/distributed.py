@@ -19,7 +19,7 @@ __all__ = ["DistributedScheduler"]
 class DistributedScheduler(Scheduler):
     """Any scheduler, with its trials placed on ``executor``: it decides exactly as the one it wraps.
 
-    A sweep that is given no executor of its own takes this one.
+    A sweep takes this one where it is given none of its own (other than ``"inline"``, the default).
 
     Args:
         scheduler: The scheduler that decides.

@@ -161,3 +161,8 @@ def test_wrong_ranges_are_errors() -> None:
         split_search(["lr=unifrom(0,1)"])
     with pytest.raises(ConfigError, match=r"lr=uniform\(1\)"):
         split_search(["lr=uniform(1)"])
+
+
+def test_a_range_with_too_few_bounds_says_what_it_takes() -> None:
+    with pytest.raises(ConfigError, match=r"'lr=log\(1e-5\)': expected log\(low, high, \[num=\]\)"):
+        split_search(["lr=log(1e-5)"])

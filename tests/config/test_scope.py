@@ -614,3 +614,16 @@ def test_a_warning_names_the_line_that_asked_for_the_config() -> None:
     with pytest.warns(UserWarning, match="no view of 'config' knows 'new'") as caught:
         scope.resolve(["new=1"])
     assert caught[0].filename == __file__
+
+
+def test_all_wrong_words_are_said_at_once() -> None:
+    class Typed(BaseModel):
+        lr: float = 0.1
+        seed: int = 0
+
+    scope = Scope(Typed)
+    with pytest.raises(ConfigError) as caught:
+        scope.resolve(["lr=fast", "sede=1", "seed=1.5"])
+    lines = str(caught.value).splitlines()
+    assert [line.split("(")[0] for line in lines] == ["'lr' ", "unknown key 'sede' ", "'seed' "]
+    assert scope.resolve(["lr=1"]).lr == 1.0
