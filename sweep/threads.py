@@ -38,14 +38,16 @@ class LoopThread:
     Attributes:
         token: The event loop the call belongs to (anyio's opaque token).
         abandoned: True once nobody waits for the call any more; its result will be dropped.
+        route: How what it says gets to the loop's thread; :func:`post`, unless the loop's thread waits for it.
     """
 
-    __slots__ = ("_args", "_before", "_event", "_function", "_inbox", "_kwargs", "abandoned", "token")
+    __slots__ = ("_args", "_before", "_event", "_function", "_inbox", "_kwargs", "abandoned", "route", "token")
 
     def __init__(
         self, token: EventLoopToken, function: Callable[..., Any], args: tuple[Any, ...], kwargs: dict[str, Any]
     ) -> None:
         self.token, self.abandoned = token, False
+        self.route: Callable[[EventLoopToken, Callable[[], object]], None] = post
         self._function, self._args, self._kwargs = function, args, kwargs
         self._before = copy_context()
         self._event = anyio.Event()
@@ -69,12 +71,12 @@ class LoopThread:
         reply: SimpleQueue[_Outcome] = SimpleQueue()
         context = self._before.copy()
         context.run(_apply, _changes(self._before))
-        post(self.token, lambda: reply.put(_attempt(context, function, args, {})))
+        self.route(self.token, lambda: reply.put(_attempt(context, function, args, {})))
         value: T = reply.get().unwrap()
         return value
 
     def _post(self, message: _Request | _Outcome) -> None:
-        post(self.token, lambda: self._deliver(message))
+        self.route(self.token, lambda: self._deliver(message))
 
     def _deliver(self, message: _Request | _Outcome) -> None:
         """Hand a message to the waiting task (on the loop's thread)."""

@@ -2,7 +2,8 @@
 
 Objectives are ordinary functions that report through ``ctx``. Each runs in a worker thread that is held at
 every report until virtual time has come there, one thread at a time, so that a run of a thousand workers is
-exact, repeatable, and over in seconds. Schedulers, optimizers and the sweep cannot tell.
+exact, repeatable, and over in seconds. Schedulers, optimizers and the sweep cannot tell. What takes no time
+(``ctx.save``, ``ctx.load``, logs) is done in the thread itself, unless an earlier report is still on its way.
 
 The rejected ways: calling the objective to its end first and replaying its reports is not exact where what it does
 depends on an answer, a checkpoint or a time; greenlets are no dependency of ours; generators only would make the
@@ -17,7 +18,7 @@ import itertools
 import math
 import random
 import re
-from collections.abc import AsyncIterator, Awaitable, Callable, Mapping, Sequence
+from collections.abc import AsyncIterator, Callable, Mapping, Sequence
 from concurrent.futures import CancelledError
 from contextlib import AbstractContextManager, asynccontextmanager, nullcontext
 from contextvars import copy_context
@@ -34,16 +35,20 @@ from sweep.clock import using_clock
 from sweep.context import Context, Session
 from sweep.errors import TrialFailed, TrialStopped
 from sweep.executors.base import Capacity, Executor, Task
+from sweep.executors.baton import Baton
+from sweep.executors.coroutines import Coroutines
 from sweep.executors.inbox import Inbox
 from sweep.executors.timeline import Moment, Timeline
 from sweep.process.child import decision_in
-from sweep.threads import LoopThread, WorkerThreads, current_loop_thread, post
+from sweep.threads import LoopThread, WorkerThreads, current_loop_thread
 from sweep.trial import Decision
 
 __all__ = ["Faults", "SimulatedExecutor"]
 
 Cost: TypeAlias = Callable[[Mapping[str, Any], int], float]
 
+_PATIENCE = 0.02
+"""Real seconds for which the event loop waits for an objective that computes; then it goes on beside it."""
 _NUMBERS = re.compile(r"\[(\d+)\]")
 """The numbers of trials in a path."""
 
@@ -93,13 +98,12 @@ class Faults:
 
 @final
 class _Message:
-    """Something an objective says: its number, what it makes the session do, and where its thread waits."""
+    """Something an objective says, with which its thread waits: its number, and what it makes the session do."""
 
-    __slots__ = ("call", "reply", "seq", "step")
+    __slots__ = ("call", "seq", "step")
 
     def __init__(self, seq: int, call: Callable[[], Any], step: int | None) -> None:
         self.seq, self.call, self.step = seq, call, step  # a step: it is a report
-        self.reply: SimpleQueue[tuple[Any, BaseException | None]] = SimpleQueue()
 
 
 @final
@@ -129,9 +133,12 @@ class _Attempt:
         self.scope = anyio.CancelScope()
         self.context = copy_context()
         self.inbox = Inbox()
+        self.baton = Baton()
+        self.replies: SimpleQueue[tuple[Any, BaseException | None]] = SimpleQueue()
+        self.stands = True  # its thread waits for a reply, before it begins and whenever it has said something
         self.active = True  # it holds the clock: its thread computes, or its task is about to go on
-        self.moment: Moment | None = None  # when the message that the thread waits with comes
-        self.waiting: _Message | None = None  # with which the thread waits
+        self.moment: Moment | None = None  # when the message that the thread waits with comes, or it may go on
+        self.waiting: _Message | None = None  # with which the thread waits, as long as it is not answered
         self.kept: _Message | None = None  # one that the next overtakes
         self.flying = 0  # how many are late
         self.landed: anyio.Event | None = None
@@ -142,6 +149,7 @@ class _Attempt:
         """Run the task to its end in virtual time; all it has said has arrived by then."""
         value = None
         with self.scope:
+            self._answer(None)
             try:
                 value = await threads.run(self.call)
             except SystemExit as error:
@@ -165,6 +173,8 @@ class _Attempt:
         thread = current_loop_thread()
         if thread is None:
             raise RuntimeError("a simulated objective runs in one of sweep's worker threads")
+        thread.route = self.baton.post
+        self.wait()
         kwargs = dict(self.task.kwargs)
         if self.task.context_name is not None:
             limit = self.task.resources.time_limit
@@ -175,12 +185,20 @@ class _Attempt:
                 **self.task.facts,
             )
         value = self.task.function(**kwargs)
-        return anyio.run(_finish, value, backend=self.owner.backend) if inspect.isawaitable(value) else value
+        return self.owner.coroutines.run(value, self.owner.backend) if inspect.isawaitable(value) else value
+
+    def wait(self) -> Any:
+        """Wait for a reply (in its thread)."""
+        value, problem = self.replies.get()
+        if problem is not None:
+            raise problem
+        return value
 
     def arrive(self, message: _Message) -> None:
         """Take what the thread says: a report comes when the steps since the last one have passed, all else now."""
+        self.stands = True
         if self.over:
-            message.reply.put((None, TrialStopped()))
+            self._go_on(None, TrialStopped())
             return
         at, failing = self.owner.clock.now(), None
         if message.step is not None:
@@ -189,12 +207,10 @@ class _Attempt:
             try:
                 at, failing = self._plan(steps)
             except Exception as error:  # noqa: BLE001  # the user's cost function: raised where the trial reports
-                message.reply.put((None, error))
+                self._answer(None, error)
                 return
         self.waiting = message
-        come = partial(self.context.run, self._come, message, failing)
-        self.moment = self.owner.clock.call_at(at, come, self.order, held=True)
-        self._rest()
+        self._until(at, partial(self.context.run, self._come, message, failing))
 
     def fail(self, kind: str, why: str) -> None:
         """End the attempt as failed, wherever it is."""
@@ -207,8 +223,9 @@ class _Attempt:
         """The thread may say no more; the last report may come again."""
         self.over = True
         self._wake()
-        if self.waiting is not None:
-            self._answer(None, TrialStopped())
+        self.waiting = None
+        if self.stands:
+            self._go_on(None, TrialStopped())
         self._take_kept()
         if self.last is not None and self.rng.random() < self.owner.faults.late:
             # Nobody keeps an inbox for a dead attempt: the sweep itself has to know that it is one.
@@ -289,10 +306,20 @@ class _Attempt:
             self.broken = self.broken or problem
 
     def _answer(self, value: Any, problem: BaseException | None = None) -> None:
-        """Let the thread go on."""
-        if self.waiting is not None:
-            message, self.waiting = self.waiting, None
-            message.reply.put((value, problem))
+        """Let the thread go on as soon as nobody else has anything to do: at most one computes at any moment."""
+        self.waiting = None
+        self._until(self.owner.clock.now(), partial(self._go_on, value, problem))
+
+    def _go_on(self, value: Any, problem: BaseException | None = None) -> None:
+        """Let the thread go on, and wait for what it says next."""
+        self.moment, self.active, self.stands = None, True, False
+        self.replies.put((value, problem))
+        self.baton.wait(_PATIENCE)
+
+    def _until(self, at: float, action: Callable[[], object]) -> None:
+        """Wait until ``at``, for what makes the attempt active again."""
+        self.moment = self.owner.clock.call_at(at, action, self.order, held=True)
+        self._rest()
 
     async def _all_arrived(self) -> None:
         """Wait for what is still on its way: the end of an attempt comes after all it has said."""
@@ -402,25 +429,20 @@ class _Wire:
         self._say(partial(self._session().log_artifact, path))
 
     def _say(self, call: Callable[[], Any], step: int | None = None) -> Any:
-        """Send a message and wait until its time has come, and for its answer if it has one."""
-        message = _Message(next(self._said), call, step)
+        """Say something: a report waits until its time has come, all else only for a report that is on its way."""
+        attempt = self._attempt
+        if step is None and not attempt.flying and attempt.kept is None:
+            return call()
         try:
-            post(self._thread.token, partial(self._attempt.arrive, message))
+            self._thread.route(self._thread.token, partial(attempt.arrive, _Message(next(self._said), call, step)))
         except CancelledError:  # the loop has ended
             raise TrialStopped from None
-        value, problem = message.reply.get()
-        if problem is not None:
-            raise problem
-        return value
+        return attempt.wait()
 
     def _session(self) -> Session:
         if self._attempt.over:
             raise TrialStopped  # ends the abandoned function as soon as it speaks
         return self._attempt.session
-
-
-async def _finish(value: Awaitable[Any]) -> Any:
-    return await value
 
 
 def _backend() -> str:
@@ -441,8 +463,8 @@ class SimulatedExecutor(Executor):
     objective really computes takes no virtual time. Nothing is drawn from anything but ``seed``, the trial, its
     attempt and the step it starts from.
 
-    Objectives run in threads, those declared ``async`` in a loop of their own in such a thread; at most one computes
-    at any moment once time has begun to pass.
+    Objectives run in threads, those declared ``async`` in an event loop that such a thread keeps; at most one
+    computes at any moment, while nobody else has anything to do. The event loop waits for it, for a moment.
 
     Args:
         workers: Tasks at once.
@@ -490,6 +512,7 @@ class SimulatedExecutor(Executor):
         self._started = itertools.count()
         self._worked = 0.0
         self._threads: WorkerThreads | None = None
+        self.coroutines = Coroutines()
 
     def __repr__(self) -> str:
         return f"SimulatedExecutor(workers={self.workers}, seed={self.seed})"
@@ -523,6 +546,7 @@ class SimulatedExecutor(Executor):
         finally:
             self._threads.close()
             self._threads = None
+            self.coroutines.close()
             self.clock.forget()  # messages still on their way have nobody to go to
 
     async def run(self, task: Task, session: Session) -> Any:
@@ -543,11 +567,7 @@ class SimulatedExecutor(Executor):
     async def _run(self, task: Task, session: Session) -> Any:
         count = next(self._started)
         attempt = self._running[count] = _Attempt(self, task, session, count)
-        try:
-            await self.clock.turn(attempt.order)
-        except BaseException:
-            del self._running[count]
-            raise
+        self.clock.acquire()
         try:
             with nullcontext(self._threads) if self._threads is not None else WorkerThreads() as threads:
                 return await attempt.work(threads)
@@ -556,6 +576,8 @@ class SimulatedExecutor(Executor):
             self._worked += self.clock.now() - attempt.began
             attempt.end()
             self.clock.release()
+            if self._threads is None:  # not opened: the threads have ended
+                self.coroutines.close()
 
     def lose_host(self, host: int) -> None:
         """Lose a host (from 0): all that runs on it fails now, with ``kind="lost"``, one after the other."""

@@ -13,6 +13,7 @@ from anyio.lowlevel import current_token
 
 __all__ = ["Moment", "Timeline"]
 
+_BURST = 100  # moments after which the event loop gets a turn whatever happens
 _ROUNDS = 25  # turns of the event loop without news after which nobody is taken to be about to start anything
 
 
@@ -30,8 +31,9 @@ class Moment:
 class Timeline:
     """A clock whose time goes on only when nothing is left to do: to the next moment anyone waits for.
 
-    Whoever is active without waiting here says so by `hold`. When nobody holds, the event loop is given some more
-    turns, in case a task is about to start something; then the earliest moment comes.
+    Whoever is active without waiting here says so by `hold`. When nobody holds and the event loop has nothing else
+    to call, the earliest moment comes. Of a loop that does not tell what it has to call (trio's) that is taken for
+    granted after some turns in which nobody told any news.
     """
 
     def __init__(self) -> None:
@@ -42,6 +44,7 @@ class Timeline:
         self._mark = self._quiet = -1  # the news when rounds began; after which nobody had anything to do
         self._stirred = self._pumping = False  # somebody was woken who does not hold; the loop will call back
         self._loop: Any = None
+        self._ready: Any = None  # asyncio's queue of what is to be called: no public way tells whether it is idle
         self.settled: Callable[[], bool] = lambda: False  # whether nobody could start anything, unless woken
 
     def now(self) -> float:
@@ -119,25 +122,12 @@ class Timeline:
         finally:
             moment.dead = True
 
-    async def turn(self, order: tuple[int, ...]) -> None:
-        """Wait until all who begin at this moment have come, and for one's place among them; active from then on."""
-        self.bind()
-        self._news += 1
-        event = anyio.Event()
-        moment = self.call_at(self._now, event.set, order, held=True)
-        try:
-            await event.wait()
-        except BaseException:
-            if moment.dead:
-                self.release()
-            moment.dead = True
-            raise
-
     def bind(self) -> None:
         """Live in the event loop that runs here; a new one knows nothing of what the last was asked to call."""
         loop = current_token().native_token
         if loop is not self._loop:
             self._loop, self._pumping = loop, False
+            self._ready = getattr(loop, "_ready", None)
 
     def forget(self) -> None:
         """Drop whatever was to come."""
@@ -161,15 +151,29 @@ class Timeline:
         if self._holds or not self._heap:
             self._pumping = False
             return
+        for _ in range(_BURST):
+            if not self._is_quiet():
+                break
+            self._fire()
+            if self._holds or not self._heap:
+                self._pumping = False
+                return
+        self._soon()
+
+    def _is_quiet(self) -> bool:
+        """Whether nobody has anything left to do at this moment."""
         if self._mark != self._news:
             self._mark, self._rounds = self._news, 0
-        if self._rounds >= _ROUNDS:
-            self._quiet, self._stirred = self._news, False
-        if self._quiet == self._news or (self.settled() and not self._stirred):
-            self._fire()
-        else:
-            self._rounds += 1
-        self._soon()
+        self._rounds += 1
+        late = self._rounds > _ROUNDS  # whoever is called in every turn, as is who cancels, starts nothing
+        if self._ready is None:
+            if late:
+                self._quiet, self._stirred = self._news, False
+            return self._quiet == self._news or (self.settled() and not self._stirred)
+        if late or not self._ready:
+            self._rounds = 0
+            return True
+        return False
 
     def _fire(self) -> None:
         """Go on to the earliest moment."""
