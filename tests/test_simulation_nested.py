@@ -16,7 +16,7 @@ from simulation import Doomed, Killed, begin
 from sweep import SweepExperiment
 from sweep.context import Context
 from sweep.optimizers import GridOptimizer, RandomOptimizer
-from sweep.schedulers import ASHAScheduler, Scheduler
+from sweep.schedulers import ASHAScheduler, HyperbandScheduler, PBTScheduler, Scheduler
 from sweep.space import Choice, Uniform
 from sweep.store.writer import Store
 
@@ -26,8 +26,18 @@ def _quiet(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("SWEEP_QUIET", "1")
 
 
+def innermost(seed: int) -> tuple[Scheduler, int]:
+    """Return the scheduler of the innermost sweeps, and their budget."""
+    kinds = [
+        (ASHAScheduler(max_epochs=3), 3),
+        (HyperbandScheduler(max_epochs=4, reduction_factor=2), 4),
+        (PBTScheduler(population_size=3, num_generations=2), 3),
+    ]
+    return kinds[seed % len(kinds)]
+
+
 class Nest:
-    """Three levels: a grid, a grid whose first attempts fail now and then, and a random search that ASHA prunes."""
+    """Three levels: a grid, a grid whose first attempts fail now and then, and a random search that is cut short."""
 
     def __init__(self, path: Path, seed: int) -> None:
         self.path, self.seed = path, seed
@@ -35,16 +45,17 @@ class Nest:
         self.ran: Counter[str] = Counter()
 
     def leaf(self, x: float, ctx: Context) -> None:
-        """Report three steps."""
+        """Report four steps."""
         assert ctx.path not in self.finished(), f"{ctx.path} runs again"
         self.ran[ctx.path] += 1
-        for step in range(int(ctx.load(0)) + 1, 4):
+        for step in range(int(ctx.load(0)) + 1, 5):
             ctx.save(step)
             ctx.report(step, loss=x / step)
 
     async def middle(self, b: int, ctx: Context) -> float:
         """Search for x."""
-        best = await self.sweep(self.leaf, {"x": Uniform(0, 1)}, RandomOptimizer(), "inner", ASHAScheduler(max_epochs=3)).run(3)
+        scheduler, budget = innermost(self.seed)
+        best = await self.sweep(self.leaf, {"x": Uniform(0, 1)}, RandomOptimizer(), "inner", scheduler).run(budget)
         if (b + self.seed) % 2 and ctx.attempt == 1:
             raise ValueError("the first time")
         return float(best.best_score) + b
