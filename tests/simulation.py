@@ -145,6 +145,7 @@ class Story:
         self.faults = Faults() if self.serial else _faults(dice)
         self.kills = [_kill(dice) for _ in range(dice.randint(1, 6))]
         self.jumps = dice.random() < 0.3
+        self.several = self.scheduler in ("none", "batch", "rounds") and dice.random() < 0.4  # objectives
 
     def __str__(self) -> str:
         return ", ".join(f"{key}={value!r}" for key, value in vars(self).items() if key != "dice")
@@ -233,6 +234,7 @@ class World:
             Calls(self.objective).objective, {"x": Uniform(0, 1, num=3), "i": Integer(0, 2)},
             optimizer=OPTIMIZERS[story.optimizer](), scheduler=SCHEDULERS[story.scheduler](), executor=executor,
             name="simulated", seed=story.seed, repeats=story.repeats, retries=story.retries,
+            metric=["loss", "size"] if story.several else None, mode=["min", "max"] if story.several else "min",
         )  # fmt: skip
 
     def objective(self, x: float, i: int, ctx: Context) -> None:
@@ -250,7 +252,7 @@ class World:
                 time.sleep(self.dawdle * random.random())
             if step % story.sparse == 0:
                 ctx.save(step)
-            ctx.report(step, loss=loss(i, x, step))
+            ctx.report(step, loss=loss(i, x, step), **({"size": float(i)} if story.several else {}))
         self.returned.add(number)
 
     # ------------------------------------------------------------ what must hold
@@ -289,6 +291,8 @@ class World:
         assert len(rows) == len(trials)
         for trial in trials:
             self._check_trial(trial, rows[trial.number])
+        if story.several:
+            assert {trial.number for trial in result.pareto_front} == _undominated(trials)
 
     def _check_trial(self, trial: Trial, row: tuple[Any, ...]) -> None:
         number = trial.number
@@ -310,6 +314,16 @@ class World:
             assert steps, f"trial {number} completed without a report"
 
 
+def _undominated(trials: list[Trial]) -> set[int]:
+    """Return the completed trials that no other beats in one objective without losing in the other."""
+    points = {t.number: (t.values[0], -t.values[1]) for t in trials if t.status is Status.COMPLETED}
+    return {
+        number
+        for number, (a, b) in points.items()
+        if not any(c <= a and d <= b and (c, d) != (a, b) for c, d in points.values())
+    }
+
+
 def _is_death(error: BaseException) -> bool:
     if isinstance(error, BaseExceptionGroup):
         return all(map(_is_death, error.exceptions))
@@ -320,7 +334,7 @@ def outcome(result: SweepResult) -> list[tuple[Any, ...]]:
     """What must not depend on how often the process died."""
     return [
         (
-            t.number, t.params, t.status, t.reason, t.score, t.step, t.parent, t.seed,
+            t.number, t.params, t.status, t.reason, t.score, t.values, t.step, t.parent, t.seed,
             [(report.step, dict(report.metrics)) for report in t.history], t.error,
         )
         for t in result.trials
