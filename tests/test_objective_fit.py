@@ -192,13 +192,19 @@ def test_a_sampler_of_one_objective_says_so_where_there_are_two(tmp_path: Path) 
 def test_a_change_that_is_taken_back_is_told_of_the_run_it_left_unfinished(
     tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
+    scopes: list[anyio.CancelScope] = []
+
     async def waits(x: float) -> float:
+        for scope in scopes:
+            scope.cancel()
         await anyio.sleep(0 if (tmp_path / "go").exists() else 60)
         return x
 
     async def cut_short() -> None:
-        with anyio.move_on_after(0.05):
+        with anyio.CancelScope() as scope:
+            scopes.append(scope)
             await sweep_of(waits, X, tmp_path, name="s").run(6)
+        scopes.clear()
 
     anyio.run(cut_short)
     (tmp_path / "go").touch()
