@@ -87,6 +87,7 @@ def sweep_of(objective: Any, space: dict[str, Any], tmp_path: Path, **more: Any)
         (whole, {"optimizer.lr": Choice(["0.1", "0.2"])}, "'optimizer.lr' of Optimizer is "),
         (needing, {"config.rate": LR}, "Needs needs 'config.depth', which is not in the space"),
         (judged, {"config.widht": LR}, "no field 'widht'"),
+        (lambda x: x, {}, "parameter 'x' is not in the space; add it to the space, or give it a default. The space has: nothing"),
     ],
 )
 def test_parameters_that_no_field_takes_are_found_before_anything_runs(

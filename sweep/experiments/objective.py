@@ -193,7 +193,7 @@ class FunctionObjective:
         slots: list[_Slot] = []
         for parameter in left:
             whole = self._whole(parameter, len([one for one in left if not one.has_default]) == 1)
-            alike = parameter.annotation is MISSING and near_miss(parameter.name, space) is not None
+            alike = parameter.annotation is MISSING and (not space or near_miss(parameter.name, space) is not None)
             if whole is not None and not used and not alike:
                 used |= set(space)
                 problems += [f"{place}: {text}" for text in _part_problems(parameter.annotation, space, "")]
@@ -201,7 +201,7 @@ class FunctionObjective:
             elif not parameter.has_default:
                 problems.append(
                     f"{place}: parameter {parameter.name!r} is not in the space{did_you_mean(parameter.name, space)}; "
-                    f"add it to the space, or give it a default. The space has: {', '.join(space)}"
+                    f"add it to the space, or give it a default. The space has: {', '.join(space) or 'nothing'}"
                 )
         return slots
 
