@@ -282,7 +282,8 @@ def rerun_trial(face: Face, reference: str) -> None:
     with face.open() as store:
         row = find_run(store, reference)
         if row.level != TRIAL:
-            raise ConfigError(f"{reference} is a {row.level}, no trial; name one, for example {row.segment}/trial[0]")
+            article = "an" if row.level[0] in "aeiou" else "a"
+            raise ConfigError(f"{reference} is {article} {row.level}, no trial; name one, for example {row.segment}/trial[0]")
         parent, path = read_run(store, row.parent_id), path_of(store, row)
     if parent.parent_id:
         raise ConfigError(f"{path}: only trials of a sweep that was run by itself can be run alone")

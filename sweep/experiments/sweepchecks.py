@@ -22,7 +22,9 @@ def count_problems(sweep: Any) -> list[str]:
     if sweep.resources is not None and not isinstance(sweep.resources, Resources):
         problems.append(f"resources={sweep.resources!r}: expected Resources(cpus=…, gpus=…)")
     problems += [f"constraints: {one!r} is not callable" for one in sweep.constraints if not callable(one)]
-    metrics = [sweep.metric] if sweep.metric is None or isinstance(sweep.metric, str) else list(sweep.metric)
+    metrics = sweep.metric if isinstance(sweep.metric, list | tuple) else [sweep.metric]
+    if any(not isinstance(one, str) for one in metrics) and sweep.metric is not None:
+        return [*problems, f"metric={sweep.metric!r}: expected a name, a list of names, or None"]
     if len(set(metrics)) < len(metrics):
         problems.append(f"metric={sweep.metric!r}: the same metric twice")
     modes = [sweep.mode] if isinstance(sweep.mode, str) else list(sweep.mode)

@@ -543,7 +543,7 @@ class OutputContract:
         """Check the keys beyond the contract: each must be a field that is known."""
         for key, value in extras.items():
             if key not in known:
-                fields = [*self.fields, *known]
+                fields = list(dict.fromkeys([*self.fields, *known]))
                 raise ContractViolation(
                     stage,
                     str(key),

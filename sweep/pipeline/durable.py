@@ -242,8 +242,21 @@ def _changed(spec: RunSpec, row: RunRow) -> list[str]:
     """Return what forbids to go on with a run: the differences of its identity."""
     if spec.allow_changed:
         return []
-    changed = differences(row.data("identity"), _plain(spec.identity))
+    old, new = row.data("identity"), _plain(spec.identity)
+    changed = differences(old, new)
+    if changed:
+        changed = differences(*_with_values(old, new, row.data("params"), json.loads(_shown(spec.params))))
     return [line for line in changed if spec.seed is not None or not line.startswith("seed:")]
+
+
+def _with_values(old: Any, new: Any, before: Any, now: Any) -> tuple[Any, Any]:
+    """Put values in the place of the hashes of inputs, where those tell what differs: for people to read."""
+    hashes, others = old.get("inputs"), new.get("inputs")
+    if not isinstance(hashes, dict) or not isinstance(others, dict) or not isinstance(before, dict):
+        return old, new
+    told = [key for key, one in hashes.items() if others.get(key, one) != one and before.get(key) != now.get(key)]
+    values, new_values = {key: before.get(key) for key in told}, {key: now.get(key) for key in told}
+    return {**old, "inputs": {**hashes, **values}}, {**new, "inputs": {**others, **new_values}}
 
 
 def _look(store: Store, spec: RunSpec, row: RunRow) -> Opened:
@@ -290,6 +303,11 @@ def _plain(data: Any) -> Any:
     return json.loads(json.dumps(data))
 
 
+def _shown(params: Mapping[str, Any]) -> str:
+    """Return inputs or fields as JSON for people to read."""
+    return json.dumps(params, default=repr)
+
+
 def _make(store: Store, spec: RunSpec, number: int) -> Opened:
     seed = spec.seed if spec.seed is not None else secrets.randbelow(2**31)
     try:
@@ -311,7 +329,7 @@ def _columns(spec: RunSpec, seed: int) -> dict[str, Any]:
         "status": Status.RUNNING.value,
         "started": current_clock().wall(),
         "seed": seed,
-        "params": json.dumps(spec.params, default=repr) if spec.params else None,
+        "params": _shown(spec.params) if spec.params else None,
         "identity": json.dumps(spec.identity),
     }
 

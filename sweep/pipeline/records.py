@@ -25,7 +25,7 @@ from sweep.store.journal import Entry, Journal
 from sweep.threads import WorkerThreads
 
 __all__ = [
-    "ATTEMPTS", "UNSTORED", "accept", "attempts_before", "cache_key", "cached", "code_text", "commit", "commit_item",
+    "ATTEMPTS", "NO_STORE", "UNSTORED", "accept", "attempts_before", "cache_key", "cached", "code_text", "commit", "commit_item",
     "content_of", "decoded", "failed_attempt", "forget_attempt", "keep_in_cache", "kept", "note_failures", "payload_type",
     "plain", "restore", "restore_item", "stored_fields", "with_failures",
 ]  # fmt: skip
@@ -34,6 +34,7 @@ _BLOB = '"b":"'
 """What a text has that refers to a file."""
 STAGE, DONE, UNSTORED, ATTEMPTS, FAILURES = "stage", "done", "unstored", "attempts", "failures"
 _NOTHING = Accepted({}, None, {})
+NO_STORE = "cache= shares outputs through a store; run the pipeline under a name: run(name=…)"
 
 
 def accept(act: Activation, returned: Any) -> Accepted:
@@ -378,9 +379,7 @@ async def cache_key(act: Activation, spec: Any) -> str:
     """
     handle = act.frame.handle
     if handle is None:
-        raise ContractError(
-            f"stage {act.path!r}", ["cache= shares outputs through a store; run the pipeline under a name: run(name=…)"]
-        )
+        raise ContractError(f"stage {act.path!r}", [NO_STORE])
     kwargs = dict(act.kwargs or {})
     basis = spec.key(kwargs) if isinstance(spec, Cache) and spec.key is not None else kwargs
     place = f"arguments of the cached stage {act.path!r}"

@@ -15,7 +15,15 @@ from sweep.pipeline.contracts import OutputContract
 from sweep.pipeline.durable import Opened, Resume, RunSpec, open_child, open_top
 from sweep.pipeline.hooks import NO_TERMINAL, at_terminal
 from sweep.pipeline.planning import announce, plan_of
-from sweep.pipeline.records import content_of, note_failures, payload_type, plain, stored_fields, with_failures
+from sweep.pipeline.records import (
+    NO_STORE,
+    content_of,
+    note_failures,
+    payload_type,
+    plain,
+    stored_fields,
+    with_failures,
+)
 from sweep.pipeline.runner import execute
 from sweep.pipeline.runtime import Activation, Frame, Handle, Root, current_activation, open_root
 from sweep.pipeline.state import State
@@ -49,6 +57,8 @@ async def run_pipeline(
             return await _below(parent, compiled, state, name)
     async with open_root(owns_loop) as root:
         if name is None:
+            if compiled.caches:
+                raise ContractError("run", [f"{place}: {NO_STORE}" for place in compiled.caches])
             return await execute(compiled, state, Frame(root))
         spec = await _spec(root, name, compiled, values)
         async with open_top(root, spec, store, resume, durability) as opened:

@@ -70,6 +70,7 @@ class StageCheck:
             self.known.problem(f"{place}: {text}")
         if unit.nested is not None:
             self.known.out.breakpoints += unit.nested.breakpoints
+            self.known.out.caches += unit.nested.caches
             self.known.out.warnings += unit.nested.warnings
         return unit
 
@@ -333,6 +334,8 @@ class StageCheck:
         item = step.items.step.hooks if step.items is not None else {}
         if step.hooks.get("breakpoint") or item.get("breakpoint"):
             self.known.out.breakpoints.append(place)
+        if step.hooks.get("cache") or item.get("cache"):
+            self.known.out.caches.append(place)
 
     def first_given(self, name: str, step: StageStep) -> bool:
         return self.known.givers.get(name, "").startswith(f"stage {step.name!r} ")

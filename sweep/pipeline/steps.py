@@ -142,6 +142,7 @@ class Compiled:
         hooks: The global hooks it was compiled within, outermost first.
         maybe: Outputs that may be missing in the end, and whose they are.
         breakpoints: Places that open the debugger, sub-pipelines included.
+        caches: Places that share outputs through a store, likewise.
     """
 
     steps: tuple[Step, ...] = ()
@@ -155,6 +156,7 @@ class Compiled:
     hooks: tuple[Mapping[str, Any], ...] = ()
     maybe: dict[str, str] = field(default_factory=dict)
     breakpoints: list[str] = field(default_factory=list)
+    caches: list[str] = field(default_factory=list)
 
 
 # ---------------------------------------------------------------- items of a map
