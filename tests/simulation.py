@@ -135,7 +135,7 @@ class Story:
         self.scheduler = dice.choice(sorted(SCHEDULERS))
         endless = sorted(set(OPTIMIZERS) - {"grid"}) if self.scheduler == "pbt" else sorted(OPTIMIZERS)
         self.optimizer = dice.choice(endless)
-        least = 4 if self.scheduler in ("hyperband", "halving") else 1  # the first bracket
+        least = {"hyperband": 4, "halving": 4, "pbt": 3}.get(self.scheduler, 1)  # the first bracket, the population
         self.budget = max(least, dice.randint(1, 8))
         self.repeats = dice.choice([1, 1, 1, 2]) if self.scheduler != "pbt" else 1
         self.retries = dice.randint(0, 2)

@@ -366,5 +366,5 @@ class SweepExperiment(Experiment):
         return Sweep(
             f"{self.name}-smoke" if smoke else self.name, self, callee, space, rules, self.optimizer, self.scheduler,
             self.constraints, executor, self.executor if isinstance(self.executor, str) else None, workers,
-            self.resources or Resources(), self.init_from, budget, self._given_kept,
+            self.resources or Resources(), self.init_from, 1 if smoke else budget, self._given_kept,
         )  # fmt: skip

@@ -87,6 +87,10 @@ class Retry:
 class Cache:
     """How a stage's output is shared between runs of one store.
 
+    An output is found again by the stage's code, helpers of its module included, and by its arguments. What
+    the code reads elsewhere does not count: files, the environment, a global that is computed at import
+    (``FACTOR = int(sys.argv[1])`` counts as written, not by its value). Pass such values as arguments.
+
     Args:
         ttl: Seconds for which an output is good; None = for ever.
         key: Function of the stage's arguments (a mapping) to plain data; None = all of them.

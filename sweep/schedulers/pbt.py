@@ -147,10 +147,15 @@ class PBTScheduler(JudgingScheduler):
         return self.population_size
 
     def objection(self, *, finite: bool, trials: int | None) -> str | None:
-        """Return that a grid is no population, if it is one."""
-        if not finite:
-            return None
-        return "PBT with a grid: PBT needs an optimizer that can go on for ever, such as RandomOptimizer()"
+        """Return that a grid is no population, or that the budget does not fill it, if so."""
+        if finite:
+            return "PBT with a grid: PBT needs an optimizer that can go on for ever, such as RandomOptimizer()"
+        if trials is not None and trials < self.population_size:
+            return (
+                f"budget={trials}: PBT begins with a population of {self.population_size} trials; give it a budget of at "
+                f"least {self.population_size}, or a smaller population_size"
+            )
+        return None
 
     def room(self, free: int) -> int:
         """Return how many members are missing, as far as there are slots."""

@@ -112,6 +112,7 @@ class PairStory(Story):
         self.workers = 1 if self.serial else 3
         self.budget, self.repeats, self.retries, self.steps, self.sparse = 4 if optimizer == "ax" else 6, 1, 1, 4, 1
         self.bad, self.times, self.faults, self.jumps = 5, 1, Faults(), False
+        self.several = False
         self.kills = [(dice.randint(4, 16), dice.random() < 0.5)]
 
 

@@ -142,6 +142,11 @@ def test_a_budget_below_the_first_bracket_is_refused_when_run_begins(budget: Any
     assert len(_sweep(careful, HyperbandScheduler(4, 2)).run(4).trials) == 4
 
 
+def test_a_budget_below_the_population_is_refused_when_run_begins() -> None:
+    with pytest.raises(ContractError, match=r"budget=3: PBT begins with a population of 4 trials"):
+        _sweep(careful, PBTScheduler(4, 2)).run(3)
+
+
 def test_budgets_that_no_bracket_speaks_against() -> None:
     """One in seconds, a smoke run, and a grid that is smaller than the bracket."""
     assert len(_sweep(careful, HyperbandScheduler(4, 2)).run(Budget(cost=1e-9)).trials) >= 1
