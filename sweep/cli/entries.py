@@ -165,7 +165,7 @@ def resume_run(
 
     row, entry = _root_of(face, reference, redo)
     request = Request(row.id, str(face.path), tuple(redo), allow_changed, dry_run, row.name)
-    if _is_finished(row) and not (redo or budget or dry_run):
+    if _is_finished(row) and not (redo or budget):
         face.say(f"{row.segment} has finished already; nothing to do (a larger --budget extends a sweep)")
         face.show({"run_id": row.id, "path": row.segment, "status": str(row.status), "score": row.score}, "")
         return

@@ -238,6 +238,9 @@ def test_a_scripts_run_is_resumed_by_executing_the_script(cli: Cli, work: Path) 
     (work / "boom").unlink()
     assert cli("resume", "kept").stdout == "training\nhello 4\n"
     assert calls() == ["train"]
+    for words in (["--dry-run"], []):
+        assert "has finished already; nothing to do" in cli("resume", "kept", *words).stderr
+    assert calls() == []
     script.write_text("print('nothing')\n")
     assert "finished already" in cli("resume", "kept").stderr
 
