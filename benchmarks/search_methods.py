@@ -47,7 +47,8 @@ class Study(Optimizer):
         optuna.logging.set_verbosity(optuna.logging.ERROR)
         self._space = space
         sampler = optuna.samplers.TPESampler(seed=seed, multivariate=True, constant_liar=True)
-        self.study = optuna.create_study(sampler=sampler, pruner=self._pruner())
+        # HyperbandPruner deals trials to brackets by a hash of the study's name, which is random if not given
+        self.study = optuna.create_study(sampler=sampler, pruner=self._pruner(), study_name=f"search-{seed}")
         self._axes = make_axes(space)
         self.asked: dict[int, Any] = {}  # made anew, a trial of Optuna would be sampled anew
 
