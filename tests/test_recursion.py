@@ -375,9 +375,9 @@ def test_seconds_of_an_experiment_end_the_sweep_inside() -> None:
             )
 
     began = time.monotonic()
-    result = Timed().run(budget=Budget(seconds=0.3))
-    assert time.monotonic() - began < 2
-    assert 1 < result.state.s["n_trials"] < 100
+    result = Timed().run(budget=Budget(seconds=0.6))
+    assert time.monotonic() - began < 5
+    assert 1 < result.state.s["n_trials"] < 200
 
 
 # ---------------------------------------------------------------- rolling up

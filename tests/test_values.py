@@ -253,6 +253,8 @@ class Beat:
     async def during(self, work: Callable[[], Any]) -> Any:
         """Return what ``work`` gives."""
         over = anyio.Event()
+        gc.collect()
+        gc.freeze()  # what earlier tests left is not to be gone through meanwhile
 
         async def beat() -> None:
             last = time.thread_time()
@@ -269,6 +271,7 @@ class Beat:
                 return await work()
             finally:
                 over.set()
+                gc.unfreeze()
 
 
 def hashed(array: numpy.ndarray) -> float:

@@ -90,7 +90,7 @@ def main() -> None:
             text = answer.read()
         status = os.waitpid(pid, 0)[1]
         ended = {"signal": os.WTERMSIG(status)} if os.WIFSIGNALED(status) else {"code": os.WEXITSTATUS(status)}
-        answered = json.loads(text) if text else {}
+        answered = json.loads(text) if text and "code" in ended else {}  # the kill may come while it answers
         _warm(answered.pop("modules", []))
         print(json.dumps({**ended, **answered}), flush=True)
 
