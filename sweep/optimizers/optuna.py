@@ -141,14 +141,21 @@ class _Study:
         self._constraints: Constraints | None = arguments.pop("constraints_func", None)
         fixed_seed = own_seed(seed, 0, "optuna") % 2**32
         if isinstance(sampler, str):
-            self._sampler = _make_sampler(sampler, arguments, fixed_seed, self._axes, space)
+            self._blank = _make_sampler(sampler, arguments, fixed_seed, self._axes, space)
         else:
-            self._sampler = copy.deepcopy(sampler)
+            self._blank = sampler
+        self._forget()
         self._size = _size(self._sampler, space)
         minimize = optuna.study.StudyDirection.MINIMIZE
         self._storage: Storage = Storage([minimize] * n_objectives)
         self._study = optuna.Study("sweep", self._storage, sampler=self._sampler, pruner=optuna.pruners.NopPruner())
         self._numbers: dict[tuple[str, int], int] = {}  # whose record -> number of its Optuna trial
+
+    def _forget(self) -> None:
+        """Take the sampler as it was made, which has yet to read what space the finished trials share."""
+        kind = _import_optuna().search_space.IntersectionSearchSpace
+        self._sampler = copy.deepcopy(self._blank)
+        self._shared = {id(part): part for part in vars(self._sampler).values() if isinstance(part, kind)}
 
     def propose(self, index: int) -> Proposal | None:
         """Ask the sampler for suggestion ``index``; None: the sampler's grid is exhausted.
@@ -168,7 +175,8 @@ class _Study:
         if self._size is not None and index >= self._size:
             return None
         self._storage.written = {}
-        self._study.sampler = copy.deepcopy(self._sampler)  # whatever it caches would not survive a restart
+        # whatever it caches would not survive a restart, but for the space that all finished trials share
+        self._study.sampler = copy.deepcopy(self._sampler, dict(self._shared))
         seed = own_seed(self._seed, index, "optuna")
         _reseed(self._study.sampler, [(seed >> shift) % 2**32 for shift in range(0, 160, 32)])
         trial = self._study.ask()
@@ -215,10 +223,14 @@ class _Study:
             if record.state is not State.VOID:
                 self.add(record)
             return
+        trial = self._storage.trials[number]
+        before = trial.state
         self._storage.tell(number, record)
+        if before.is_finished() and trial.state is not before:
+            self._forget()  # whether its parameters count to the space that finished trials share has changed
         if self._constraints is not None and record.state is State.SEEN:
             for place, value in enumerate(self._constraints(record.trial)):
-                self._storage.trials[number].set_constraint(str(place), float(value))
+                trial.set_constraint(str(place), float(value))
 
 
 def _whose(record: Record) -> tuple[str, int]:
