@@ -108,6 +108,14 @@ OPTIMIZERS: dict[str, Callable[[], Optimizer]] = {
     "grid": GridOptimizer,
     "follower": Follower,
 }
+NEEDS = {  # what some optimizers import
+    "tpe": "optuna",
+    "cmaes": "cmaes",
+    "bayesian": "scipy",
+    "protein": "scipy",
+    "nevergrad": "nevergrad",
+    "ax": "ax",
+}
 SCHEDULERS: dict[str, Callable[[], Scheduler | None]] = {
     "none": lambda: None,
     "batch": BatchScheduler,
@@ -217,11 +225,7 @@ class World:
             self.deaths += 1
             return None
         finally:
-            if connection.in_transaction:
-                connection.execute("ROLLBACK")
-            for root in list(store._owned):
-                store.disown(root)
-            connection.close()
+            leave(store, connection)
 
     def _sweep(self) -> SweepExperiment:
         story = self.story
@@ -322,6 +326,15 @@ def _undominated(trials: list[Trial]) -> set[int]:
         for number, (a, b) in points.items()
         if not any(c <= a and d <= b and (c, d) != (a, b) for c, d in points.values())
     }
+
+
+def leave(store: Store, connection: sqlite3.Connection) -> None:
+    """Let go of a store as the end of its process would."""
+    if connection.in_transaction:
+        connection.execute("ROLLBACK")
+    for root in list(store._owned):
+        store.disown(root)
+    connection.close()
 
 
 def _is_death(error: BaseException) -> bool:

@@ -13,6 +13,7 @@ from typing import Any
 
 import anyio
 import pytest
+from flows import Gone, one, problems, text
 from pydantic import BaseModel
 
 from sweep import Context, Experiment, Pipeline, State, errors, open_store, ref
@@ -22,27 +23,6 @@ class Scores(BaseModel):
     """A model for binding by annotation."""
 
     score: float
-
-
-class Gone(Exception):
-    """An error of the tests' own."""
-
-
-def problems(pipeline: Pipeline) -> str:
-    """Return what check() says."""
-    with pytest.raises(errors.ContractError) as found:
-        pipeline.check()
-    return "\n".join(found.value.problems)
-
-
-def one(x: int) -> int:
-    """Give an int."""
-    return x + 1
-
-
-def text(x: int) -> str:
-    """Give a text."""
-    return str(x)
 
 
 # ---------------------------------------------------------------- branch: the check

@@ -17,7 +17,7 @@ from typing import Annotated, Any
 
 import numpy as np
 import pytest
-from dying import Deaths, Killed
+from dying import Deaths, Killed, rows
 from pydantic import AfterValidator, BaseModel, create_model
 
 from sweep import Cache, Experiment, Pipeline, Retry, Status, open_store
@@ -50,18 +50,6 @@ class Crash(BaseException):
 
 class Model(BaseModel):
     loss: float
-
-
-@pytest.fixture
-def deaths(monkeypatch: pytest.MonkeyPatch) -> Deaths:
-    return Deaths(monkeypatch)
-
-
-def rows(path: Path, query: str, *values: Any) -> list[tuple[Any, ...]]:
-    with sqlite3.connect(path) as connection:
-        found = connection.execute(query, values).fetchall()
-    connection.close()
-    return found
 
 
 def statuses(path: Path) -> list[str]:

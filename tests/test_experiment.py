@@ -7,7 +7,6 @@ import datetime
 import decimal
 import logging
 import pickle
-import sqlite3
 from collections import Counter
 from pathlib import Path
 from typing import Any
@@ -17,7 +16,7 @@ import anyio.lowlevel
 import numpy
 import pytest
 import torch
-from dying import Deaths, Killed
+from dying import Deaths, Killed, rows
 from pydantic import BaseModel
 
 from sweep import Choice, Context, Experiment, Integer, Pipeline, RunResult, SweepExperiment, Trial, Uniform, open_store
@@ -39,18 +38,6 @@ LOG = Log()
 @pytest.fixture(autouse=True)
 def _empty_log() -> None:
     LOG.clear()
-
-
-@pytest.fixture
-def deaths(monkeypatch: pytest.MonkeyPatch) -> Deaths:
-    return Deaths(monkeypatch)
-
-
-def rows(path: Path, query: str) -> list[tuple[Any, ...]]:
-    with sqlite3.connect(path) as connection:
-        found = connection.execute(query).fetchall()
-    connection.close()
-    return found
 
 
 class Square(Experiment):

@@ -11,7 +11,7 @@ from typing import Any
 
 import anyio
 import pytest
-from simulation import Doomed, Killed, begin
+from simulation import Doomed, Killed, begin, leave
 
 from sweep import SweepExperiment
 from sweep.context import Context
@@ -93,11 +93,7 @@ class Nest:
                 raise
             return None
         finally:
-            if connection.in_transaction:
-                connection.execute("ROLLBACK")
-            for root in list(store._owned):
-                store.disown(root)
-            connection.close()
+            leave(store, connection)
 
     def rows(self) -> list[tuple[Any, ...]]:
         """Return what must not depend on deaths."""

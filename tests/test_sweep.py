@@ -8,7 +8,6 @@ import math
 import os
 import resource
 import signal
-import sqlite3
 import sys
 import threading
 from collections import Counter
@@ -22,7 +21,7 @@ import anyio.lowlevel
 import numpy as np
 import pandas
 import pytest
-from dying import Deaths, Killed
+from dying import Deaths, Killed, rows
 from pydantic import BaseModel
 
 from sweep import (
@@ -70,18 +69,6 @@ LOG = Log()
 @pytest.fixture(autouse=True)
 def _empty_log() -> None:
     LOG.clear()
-
-
-@pytest.fixture
-def deaths(monkeypatch: pytest.MonkeyPatch) -> Deaths:
-    return Deaths(monkeypatch)
-
-
-def rows(path: Path, query: str) -> list[tuple[Any, ...]]:
-    with sqlite3.connect(path) as connection:
-        found = connection.execute(query).fetchall()
-    connection.close()
-    return found
 
 
 def sweep(objective: Any = None, space: Any = X, **more: Any) -> SweepExperiment:

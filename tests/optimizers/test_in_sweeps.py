@@ -7,6 +7,7 @@ from collections.abc import Callable
 from typing import Any
 
 import pytest
+from simulation import NEEDS
 
 from sweep import Choice, Integer, SweepExperiment, Uniform
 from sweep.executors import SimulatedExecutor
@@ -39,14 +40,6 @@ MAKERS: dict[str, Callable[[], Any]] = {
     "tpe": OptunaOptimizer, "cmaes": lambda: OptunaOptimizer(sampler="CmaEs"), "protein": ProteinOptimizer,
     "nevergrad": lambda: NevergradOptimizer(optimizer="OnePlusOne"), "ax": AxOptimizer, "pbt": lambda: PBTScheduler(6, 3),
 }  # fmt: skip
-NEEDS = {
-    "tpe": "optuna",
-    "cmaes": "cmaes",
-    "bayesian": "scipy",
-    "protein": "scipy",
-    "nevergrad": "nevergrad",
-    "ax": "ax",
-}
 
 
 def bowl(x: float, n: int) -> float:

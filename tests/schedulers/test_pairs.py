@@ -17,7 +17,7 @@ from typing import Any
 import anyio
 import pytest
 from simulated_objective import Calls
-from simulation import OPTIMIZERS, SCHEDULERS, Story, World, outcome
+from simulation import NEEDS, OPTIMIZERS, SCHEDULERS, Story, World, outcome
 
 from sweep.errors import ContractError
 from sweep.executors.simulated import Faults, SimulatedExecutor
@@ -64,14 +64,6 @@ ALL_SCHEDULERS: dict[str, Callable[[], Scheduler | None]] = {
     "predicted": lambda: ASHAScheduler(max_epochs=4, reduction_factor=2, rank_by="predicted"),
     "distributed": lambda: DistributedScheduler(HyperbandScheduler(max_epochs=4, reduction_factor=2), "inline"),
     "capped": Capped,
-}
-NEEDS = {
-    "tpe": "optuna",
-    "cmaes": "cmaes",
-    "bayesian": "scipy",
-    "protein": "scipy",
-    "nevergrad": "nevergrad",
-    "ax": "ax",
 }
 FINITE = ("grid", "pbt")
 UNEQUAL = (
