@@ -14,6 +14,7 @@ import time
 from collections import Counter
 from collections.abc import Callable, Iterator
 from contextlib import closing, suppress
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -91,6 +92,35 @@ def test_of_two_that_begin_at_one_instant_one_works(tmp_path: Path) -> None:
         (times,) = set(Counter(ran).values())  # the second may have come when the first had finished
         assert times <= words["done"]
         assert set(ran) == {f"work {n}" for n in range(STAGES)}
+
+
+@pytest.mark.parametrize("begun", [False, True], ids=["no-file", "file-without-tables"])
+def test_a_store_that_another_makes_between_any_two_statements_of_one_that_opens_it(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, begun: bool
+) -> None:
+    class Interrupted(sqlite3.Connection):
+        def execute(self, *arguments: Any) -> sqlite3.Cursor:  # type: ignore[override]  # as it is called
+            if not self.in_transaction:
+                instants.append(arguments[0])
+                if len(instants) == cut:
+                    with monkeypatch.context() as other:
+                        other.setattr(sqlite3, "connect", connect)
+                        Store(path).close()
+            return super().execute(*arguments)
+
+    connect, instants = sqlite3.connect, [""]
+    cut = 0
+    while len(instants) > cut:
+        path, cut, instants = tmp_path / f"{cut}.db", cut + 1, []
+        if begun:
+            with closing(sqlite3.connect(path)) as connection:
+                connection.execute("PRAGMA journal_mode=WAL")
+        with monkeypatch.context() as patch:
+            patch.setattr(sqlite3, "connect", partial(connect, factory=Interrupted))
+            store = Store(path)
+        assert store.row("SELECT count(*) FROM run") == (0,)
+        store.close()
+    assert cut > 5
 
 
 def test_eight_processes_with_eight_runs_in_one_new_store(tmp_path: Path) -> None:

@@ -85,7 +85,7 @@ class Store:
         self.files = self._file.with_name(self.path.name + ".d")
         self._check_place(create, allow_network)
         with _translated(self.path):
-            self._connection = self._connect(create)
+            self._connection = self._connect()
         self._inode, self._looked = self._file.stat().st_ino, time.monotonic()
         self._runs = self.files / "runs"
         self._locks: LockFile | None = None
@@ -126,8 +126,7 @@ class Store:
                 + f"; put a copy of {self.path.name} back, or move what is left away to begin anew"
             )
 
-    def _connect(self, create: bool) -> sqlite3.Connection:
-        new = create and not self.readonly and (not self.path.exists() or self.path.stat().st_size == 0)
+    def _connect(self) -> sqlite3.Connection:
         uri = f"file:{_quoted(self.path)}" + (self._read_mode() if self.readonly else "")
         connection = sqlite3.connect(uri, uri=True, check_same_thread=False, isolation_level=None, timeout=30)
         try:
@@ -135,7 +134,7 @@ class Store:
                 connection.close()
                 connection = sqlite3.connect(":memory:", check_same_thread=False, isolation_level=None)
                 self._create(connection)
-            return self._prepared(connection, new)
+            return self._prepared(connection)
         except BaseException:
             connection.close()
             raise
@@ -146,28 +145,36 @@ class Store:
         still = not os.access(self.path.parent, os.W_OK) and not log.exists()
         return "?mode=ro&immutable=1" if still else "?mode=ro"
 
-    def _prepared(self, connection: sqlite3.Connection, new: bool) -> sqlite3.Connection:
+    def _prepared(self, connection: sqlite3.Connection) -> sqlite3.Connection:
         connection.execute("PRAGMA busy_timeout=30000")
+        version = self._version(connection)
         if not self.readonly:
             _write_ahead(connection)
             connection.execute(f"PRAGMA synchronous={'FULL' if self.durability == 'power' else 'NORMAL'}")
-        version = connection.execute("PRAGMA user_version").fetchone()[0]
-        if version == 0 and not self.readonly:
-            version = self._create(connection) if new or not self._has_tables(connection) else version
-        if version > SCHEMA_VERSION:
-            raise StoreTooNew(str(self.path), version, SCHEMA_VERSION)
-        if version < 1 or not self._has_tables(connection):
-            raise StoreCorrupt(f"{self.path} is a SQLite database, but not a store of sweep; name another file")
-        if version < SCHEMA_VERSION:
-            self._migrate(connection)
-        return connection
-
-    def _migrate(self, connection: sqlite3.Connection) -> None:
-        """Bring a store of an earlier version up to this one; of several processes one does it."""
-        if self.readonly:
+            if version == 0:
+                self._create(connection)
+            elif version < SCHEMA_VERSION:
+                self._migrate(connection)
+        elif version < SCHEMA_VERSION:
             raise StoreError(
                 f"{self.path} was written by an earlier version of sweep; open it once for writing: sweep gc"
             )
+        return connection
+
+    def _version(self, connection: sqlite3.Connection) -> int:
+        """Return the version of the schema, 0 for an empty file; refuse what is not ours before it is touched."""
+        connection.execute("BEGIN")  # both from one instant: another process may be making the tables
+        version: int = connection.execute("PRAGMA user_version").fetchone()[0]
+        tables = {row[0] for row in connection.execute("SELECT name FROM sqlite_master")}
+        connection.execute("COMMIT")
+        if version > SCHEMA_VERSION:
+            raise StoreTooNew(str(self.path), version, SCHEMA_VERSION)
+        if (tables or version) and (version < 1 or not tables >= _TABLES):
+            raise StoreCorrupt(f"{self.path} is a SQLite database, but not a store of sweep; name another file")
+        return version
+
+    def _migrate(self, connection: sqlite3.Connection) -> None:
+        """Bring a store of an earlier version up to this one; of several processes one does it."""
         connection.execute("BEGIN IMMEDIATE")
         for version in range(connection.execute("PRAGMA user_version").fetchone()[0] + 1, SCHEMA_VERSION + 1):
             for statement in MIGRATIONS[version]:
@@ -175,22 +182,14 @@ class Store:
         connection.execute(f"PRAGMA user_version={SCHEMA_VERSION}")
         connection.execute("COMMIT")
 
-    @staticmethod
-    def _has_tables(connection: sqlite3.Connection) -> bool:
-        found = {row[0] for row in connection.execute("SELECT name FROM sqlite_master WHERE type='table'")}
-        return found >= _TABLES
-
-    def _create(self, connection: sqlite3.Connection) -> int:
-        found = connection.execute("SELECT count(*) FROM sqlite_master").fetchone()[0]
-        if found and not self._has_tables(connection):
-            return 0
+    def _create(self, connection: sqlite3.Connection) -> None:
+        """Make the tables; of several processes one does it."""
         connection.execute("BEGIN IMMEDIATE")
         if connection.execute("PRAGMA user_version").fetchone()[0] == 0:
             for statement in statements():
                 connection.execute(statement)
             connection.execute(f"PRAGMA user_version={SCHEMA_VERSION}")
         connection.execute("COMMIT")
-        return SCHEMA_VERSION
 
     # ------------------------------------------------------------ reading
 
@@ -293,7 +292,9 @@ class Store:
             return known
 
         def write(connection: sqlite3.Connection) -> int:
-            connection.execute("INSERT OR IGNORE INTO definition(hash, kind, text) VALUES (?,?,?)", (digest, kind, text))
+            connection.execute(
+                "INSERT OR IGNORE INTO definition(hash, kind, text) VALUES (?,?,?)", (digest, kind, text)
+            )
             return int(connection.execute("SELECT id FROM definition WHERE hash=?", (digest,)).fetchone()[0])
 
         with self._mutex:
@@ -441,7 +442,9 @@ def _ours(path: Path, error: sqlite3.DatabaseError | UnicodeDecodeError) -> Stor
     """Return what SQLite says as an error of ours, which names the file and what to do."""
     text = str(error)
     if not isinstance(error, sqlite3.OperationalError):
-        return StoreCorrupt(f"{path} cannot be read: {error}; if it was a store, copy it and try: sqlite3 {path} .recover")
+        return StoreCorrupt(
+            f"{path} cannot be read: {error}; if it was a store, copy it and try: sqlite3 {path} .recover"
+        )
     if any(word in text for word in ("readonly", "unable to open", "disk is full", "disk I/O", "permission")):
         return StoreUnwritable(
             f"cannot write the store {path}: {text}; what was finished before is kept: "

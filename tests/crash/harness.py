@@ -166,7 +166,7 @@ class Zygote:
         while not self._has_ended() and len(works(log)) < lines:
             time.sleep(0.001)
         time.sleep(seconds)
-        if not self._has_ended():  # until we have read that, its number is nobody else's
+        if not self._has_ended():  # should it end just now, its number stays its own until the next job
             os.kill(pid, signal.SIGKILL)
 
     def _has_ended(self) -> bool:
@@ -243,11 +243,15 @@ class Story:
         trials = [work for work in done if work.kind == "start" and _TRIAL.search(work.path)]
         unknown = {work.path for work in trials if work.path.partition("/run[")[0] not in self.before.runs}
         assert not unknown, f"started, but not in the store: {unknown}"
-        twice = {place: times for place, times in Counter((one.path, one.attempt) for one in trials).items() if times > 1}
+        twice = {
+            place: times for place, times in Counter((one.path, one.attempt) for one in trials).items() if times > 1
+        }
         assert not twice, f"attempts that were begun twice: {twice}"
         counts = [work for work in done if work.kind == "start" and work.attempt > 1 and not _TRIAL.search(work.path)]
         uncounted = {
-            one for one in counts if not self.before.has(one.path) and self.before.tried.get(one.path, 0) < one.attempt - 1
+            one
+            for one in counts
+            if not self.before.has(one.path) and self.before.tried.get(one.path, 0) < one.attempt - 1
         }
         assert not uncounted, f"another attempt began before the one before was counted: {uncounted}"
         ended = [work for work in done if work.kind in ("end", "told") and not self.before.has(work.path)]

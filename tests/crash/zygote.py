@@ -77,7 +77,10 @@ class Instants:
 def main() -> None:
     """Serve jobs until the end of input."""
     warnings.simplefilter("error")
+    dead = 0
     for line in sys.stdin:
+        if dead:  # only now: until the caller knows of its end it may kill it, and its number must be nobody else's
+            os.waitpid(dead, 0)
         job = json.loads(line)
         reading, writing = os.pipe()
         pid = os.fork()
@@ -88,8 +91,8 @@ def main() -> None:
         print(json.dumps({"pid": pid}), flush=True)
         with open(reading, encoding="utf-8") as answer:
             text = answer.read()
-        status = os.waitpid(pid, 0)[1]
-        ended = {"signal": os.WTERMSIG(status)} if os.WIFSIGNALED(status) else {"code": os.WEXITSTATUS(status)}
+        dead, status = pid, os.waitid(os.P_PID, pid, os.WEXITED | os.WNOWAIT)
+        ended = {"code" if status.si_code == os.CLD_EXITED else "signal": status.si_status}
         answered = json.loads(text) if text and "code" in ended else {}  # the kill may come while it answers
         _warm(answered.pop("modules", []))
         print(json.dumps({**ended, **answered}), flush=True)
