@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Any, final
+from typing import final
 
 import click
 
@@ -37,7 +37,7 @@ class App(click.Group):
         """Return the commands in the order in which one meets them."""
         return list(self.commands)
 
-    def invoke(self, ctx: click.Context) -> Any:
+    def invoke(self, ctx: click.Context) -> object:
         """Run the command; failures end with their exit code."""
         try:
             return super().invoke(ctx)

@@ -46,7 +46,7 @@ def _differ(values: list[Any]) -> bool:
     return any(value != values[0] for value in values)
 
 
-def _facts(store: Store, row: RunRow) -> dict[str, Any]:
+def _facts(store: Store, row: RunRow) -> dict[str, object]:
     from sweep.cli.rows import overview
     from sweep.clock import current_clock
 
@@ -61,8 +61,8 @@ def _facts(store: Store, row: RunRow) -> dict[str, Any]:
     }
 
 
-def _flat(prefix: str, data: Mapping[str, Any]) -> dict[str, Any]:
-    found: dict[str, Any] = {}
+def _flat(prefix: str, data: Mapping[str, object]) -> dict[str, object]:
+    found: dict[str, object] = {}
     for key, value in data.items():
         if isinstance(value, Mapping):
             found |= _flat(f"{prefix}{key}.", value)
@@ -102,7 +102,7 @@ def _by_ending(output: str | None) -> str:
     return ending if ending in ("json", "jsonl") else "csv"
 
 
-def _trials(store: Store, row: RunRow, *, with_history: bool) -> list[dict[str, Any]]:
+def _trials(store: Store, row: RunRow, *, with_history: bool) -> list[dict[str, object]]:
     """Return every trial below a run (of a run without trials: the run itself), with its path."""
     from sweep.cli.rows import trials_of
     from sweep.store.runs import TRIAL, descendants, path_of
@@ -126,7 +126,7 @@ def _parent(store: Store, row: RunRow) -> RunRow:
     return read_run(store, row.parent_id)
 
 
-def _history_rows(trial: Mapping[str, Any]) -> list[dict[str, Any]]:
+def _history_rows(trial: Mapping[str, Any]) -> list[dict[str, object]]:
     return [{"sweep": trial["sweep"], "trial": trial["number"], **one} for one in trial["history"]]
 
 
@@ -143,7 +143,7 @@ def _written(rows: list[dict[str, Any]], kind: str) -> str:
     return buffer.getvalue()
 
 
-def _columns(row: Mapping[str, Any]) -> dict[str, Any]:
+def _columns(row: Mapping[str, Any]) -> dict[str, object]:
     """Return a trial as columns: parameters by name, metrics as ``metric.NAME``."""
     nested = {f"param.{name}": value for name, value in row.get("params", {}).items()}
     nested |= {f"metric.{name}": value for name, value in row.get("metrics", {}).items()}

@@ -81,7 +81,7 @@ def _process(face: Face) -> Iterator[None]:
         _on_sigterm(before)
 
 
-def _on_sigterm(handler: Any) -> Any:
+def _on_sigterm(handler: Any) -> object:
     try:
         return signal.signal(signal.SIGTERM, handler)
     except ValueError:  # not the main thread: signals are somebody else's
@@ -128,16 +128,16 @@ def _print_result(face: Face, result: Any) -> None:
         face.show({"status": "completed", "state": values}, _lines("completed", values))
 
 
-def _lines(head: str, values: Mapping[str, Any]) -> str:
+def _lines(head: str, values: Mapping[str, object]) -> str:
     return "\n".join([head, *(f"  {name} = {_short(value)}" for name, value in values.items())])
 
 
-def _short(value: Any) -> str:
+def _short(value: object) -> str:
     text = repr(value)
     return text if len(text) <= 100 else text[:97] + "..."
 
 
-def _end(result: Any) -> None:
+def _end(result: object) -> None:
     """End with 1 after a sweep that ended by failures, or in which no trial completed."""
     from sweep.experiments.sweepresult import SweepResult
 

@@ -11,7 +11,7 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from enum import Enum
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, TypeVar, final
+from typing import TYPE_CHECKING, TypeVar, final
 
 import click
 
@@ -20,7 +20,7 @@ if TYPE_CHECKING:
 
 __all__ = ["Face", "age", "environment", "flags", "plain", "short", "table", "value_sources"]
 
-F = TypeVar("F", bound=Callable[..., Any])
+F = TypeVar("F", bound=Callable[..., object])
 
 _COLOURS = {"completed": "green", "running": "cyan", "failed": "red", "interrupted": "yellow", "aborted": "red"}
 
@@ -59,7 +59,7 @@ class Face:
 
         return Store(self.store or default_store(), create=False, readonly=not write)
 
-    def show(self, data: Any, text: str | Callable[[], str]) -> None:
+    def show(self, data: object, text: str | Callable[[], str]) -> None:
         """Print data on stdout: as JSON, or as text for people."""
         if self.json:
             click.echo(json.dumps(plain(data), indent=2))
@@ -84,8 +84,8 @@ def flags(command: F) -> F:
     @click.pass_context
     @functools.wraps(command)
     def wrapped(
-        ctx: click.Context, /, *args: Any, store: str | None, as_json: bool, quiet: bool, debug: bool, **kwargs: Any
-    ) -> Any:
+        ctx: click.Context, /, *args: object, store: str | None, as_json: bool, quiet: bool, debug: bool, **kwargs: object
+    ) -> object:
         face = Face(store, as_json, quiet, debug)
         ctx.find_root().obj = face
         with environment(SWEEP_QUIET="1") if quiet else contextlib.nullcontext():
@@ -103,7 +103,7 @@ def value_sources(command: F) -> F:
     @click.option("--config", "files", metavar="FILE", multiple=True, help="Read values from a file.")
     @click.option("--env", metavar="PREFIX", help="Read values from variables: APP_MODEL__LR is model.lr with APP_.")
     @functools.wraps(command)
-    def wrapped(*args: Any, files: tuple[str, ...], values: tuple[str, ...], **kwargs: Any) -> Any:
+    def wrapped(*args: object, files: tuple[str, ...], values: tuple[str, ...], **kwargs: object) -> object:
         words = (*(word for file in files for word in ("--config", file)), *values)
         return command(*args, values=words, **kwargs)
 
@@ -129,7 +129,7 @@ def _set(variables: Mapping[str, str | None]) -> None:
             os.environ[name] = value
 
 
-def plain(value: Any) -> Any:
+def plain(value: object) -> object:
     """Return a value as JSON data; NaN and infinity become null, what JSON lacks becomes text."""
     if isinstance(value, Enum):
         return plain(value.value)
@@ -144,7 +144,7 @@ def plain(value: Any) -> Any:
     return plain(value.model_dump()) if hasattr(value, "model_dump") else str(value)
 
 
-def short(value: Any, width: int = 24) -> str:
+def short(value: object, width: int = 24) -> str:
     """Return a value in a few characters.
 
     Example:
@@ -172,7 +172,7 @@ def age(seconds: float | None) -> str:
     return f"{max(0.0, seconds):.1f}s" if seconds < 10 else f"{seconds:.0f}s"
 
 
-def table(rows: Sequence[Sequence[Any]], indent: str = "") -> str:
+def table(rows: Sequence[Sequence[object]], indent: str = "") -> str:
     """Return rows (the first one the header) as aligned columns; statuses are coloured on a terminal."""
     cells = [[one if isinstance(one, str) else short(one) for one in row] for row in rows]
     widths = [max(len(row[index]) for row in cells) for index in range(len(cells[0]))] if cells else []

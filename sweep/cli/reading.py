@@ -37,7 +37,7 @@ def ls(face: Face, everything: bool) -> None:
         if everything:
             found = [row for root in found for _, row in descendants(store, root) if row.level != TRIAL]
         runs = [overview(store, row, now) for row in found]
-    rows: list[list[Any]] = [["id", "path", "level", "status", "score", "trials", "age"]]
+    rows: list[list[object]] = [["id", "path", "level", "status", "score", "trials", "age"]]
     for one in runs:
         trials = f"{one['trials_done']}/{one['trials']}" if one["trials"] else "-"
         rows.append([one["id"], one["path"], one["level"], one["status"], one["score"], trials, age(one["age"])])
@@ -65,7 +65,7 @@ def show(face: Face, reference: str, everything: bool) -> None:
     face.show(data, lambda: "\n".join(_node_lines(node, everything, "", trial)))
 
 
-def _trial(store: Store, sweep: RunRow, number: int) -> dict[str, Any]:
+def _trial(store: Store, sweep: RunRow, number: int) -> dict[str, object]:
     from sweep.cli.rows import trials_of
 
     return next(one for one in trials_of(store, sweep) if one["number"] == number)
@@ -104,7 +104,7 @@ def _trial_lines(trial: Mapping[str, Any], metrics: list[dict[str, Any]], indent
     if not metrics:
         return
     names = list(dict.fromkeys(one["name"] for one in metrics))
-    by_step: dict[Any, dict[str, Any]] = {}
+    by_step: dict[object, dict[str, Any]] = {}
     for one in metrics:
         by_step.setdefault(one["step"], {})[one["name"]] = one["value"]
     rows = [["step", *names], *([step, *(values.get(name) for name in names)] for step, values in by_step.items())]
@@ -119,7 +119,7 @@ def _sweep_lines(node: Mapping[str, Any], everything: bool, indent: str) -> Iter
     if not shown:
         return
     names = list(dict.fromkeys(name for one in shown for name in one["params"]))
-    rows: list[list[Any]] = [["trial", "score", "step", "status", *names, ""]]
+    rows: list[list[object]] = [["trial", "score", "step", "status", *names, ""]]
     for one in shown:
         why = one["error"] or ("" if one["how"] == one["status"] else one["how"])
         values = [one["params"].get(name) for name in names]
@@ -129,11 +129,11 @@ def _sweep_lines(node: Mapping[str, Any], everything: bool, indent: str) -> Iter
         yield f"{indent}… {len(trials) - len(shown)} more (--all)"
 
 
-def _best(trials: list[dict[str, Any]], mode: str) -> list[dict[str, Any]]:
+def _best(trials: list[dict[str, object]], mode: str) -> list[dict[str, Any]]:
     """Return trials with the best first: completed ones, then the furthest, by score; those without one last."""
     sign = -1.0 if mode == "max" else 1.0
 
-    def key(one: dict[str, Any]) -> tuple[Any, ...]:
+    def key(one: dict[str, Any]) -> tuple[object, ...]:
         score = one["score"]
         known = score is not None and score == score and one["status"] != "failed"
         completed = one["status"] == "completed"

@@ -104,9 +104,9 @@ def _events(store: Store, run_id: int) -> tuple[Counter[int], dict[int, tuple[in
     return promotions, lineage
 
 
-def _metrics(store: Store, run_id: int) -> tuple[dict[int, dict[str, Any]], dict[int, int]]:
+def _metrics(store: Store, run_id: int) -> tuple[dict[int, dict[str, object]], dict[int, int]]:
     """Return the latest value of each metric of each trial, and the highest step."""
-    latest: dict[int, dict[str, Any]] = {}
+    latest: dict[int, dict[str, object]] = {}
     steps: dict[int, int] = {}
     for number, name, value, step in store.rows(_LATEST, (run_id, TRIAL)):
         latest.setdefault(number, {})[name] = value

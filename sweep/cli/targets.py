@@ -37,7 +37,7 @@ class Target:
     what: Any
     name: str
     file: str
-    inputs: Mapping[str, Any] = field(default_factory=dict)
+    inputs: Mapping[str, object] = field(default_factory=dict)
 
     @property
     def kind(self) -> str:
@@ -146,7 +146,7 @@ def load_target(reference: str, words: Sequence[str] = (), prefix: str | None = 
     return _built(what, name, file, words, prefix)
 
 
-def _only(file: Path, found: Mapping[str, Any]) -> str:
+def _only(file: Path, found: Mapping[str, object]) -> str:
     if len(found) == 1:
         return next(iter(found))
     if not found:
@@ -158,12 +158,12 @@ def _only(file: Path, found: Mapping[str, Any]) -> str:
     raise ConfigError(f"{file.name} has several things to run; name one:\n{listed}")
 
 
-def _kind(value: Any) -> str:
+def _kind(value: object) -> str:
     return f"class {value.__name__}" if isinstance(value, type) else type(value).__name__
 
 
-def _named(module: ModuleType, file: Path, name: str) -> Any:
-    value: Any = module
+def _named(module: ModuleType, file: Path, name: str) -> object:
+    value: object = module
     for part in name.split("."):
         if not hasattr(value, part):
             runnable = find_targets(module)
@@ -177,7 +177,7 @@ def _named(module: ModuleType, file: Path, name: str) -> Any:
 # ---------------------------------------------------------------- values
 
 
-def _built(what: Any, name: str, file: Path, words: Sequence[str], prefix: str | None) -> Target:
+def _built(what: object, name: str, file: Path, words: Sequence[str], prefix: str | None) -> Target:
     """Make a runnable of a name's value, with the values given."""
     from sweep.experiments.base import Experiment, argument_types
     from sweep.pipeline.builder import Pipeline
@@ -199,7 +199,7 @@ def _built(what: Any, name: str, file: Path, words: Sequence[str], prefix: str |
     )
 
 
-def _called(function: Any, name: str, types: Mapping[str, Any], words: Sequence[str]) -> tuple[Any, list[str]]:
+def _called(function: Any, name: str, types: Mapping[str, object], words: Sequence[str]) -> tuple[Any, list[str]]:
     """Call a class, or a function that returns something to run, with its own words; return also the others."""
     from sweep.experiments.given import Given, typed
 
@@ -261,7 +261,7 @@ def _inputs(pipeline: Any, name: str, words: Sequence[str], prefix: str | None) 
 
 
 def _for_scope(
-    pipeline: Any, types: Mapping[str, Any], words: Sequence[str], prefix: str | None
+    pipeline: Any, types: Mapping[str, object], words: Sequence[str], prefix: str | None
 ) -> tuple[Sequence[str], str | None]:
     """Hand words to the one scope that is a stage, if there is one; return what is left for the others."""
     from sweep.experiments.base import runs_in
@@ -315,7 +315,7 @@ def _values(words: Sequence[str]) -> Arguments:
     return parsed
 
 
-def _parameter_types(function: Any) -> dict[str, Any]:
+def _parameter_types(function: Any) -> dict[str, object]:
     """Return the annotation of each parameter that can be given by name."""
     try:
         hints = typing.get_type_hints(function, include_extras=True)

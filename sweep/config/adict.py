@@ -18,14 +18,15 @@ from sweep.errors import ConfigError, did_you_mean
 __all__ = ["ADict", "Owner", "Path", "disown", "dotted", "leaves", "seal", "snapshot", "structural_hash", "unread"]
 
 Path = tuple[Any, ...]
+Pairs = Mapping[Any, object] | Iterable[tuple[Any, object]]
 
 _SCALARS = frozenset({int, float, str, bool, type(None), bytes, complex})
 _LENT = frozenset({list, set})  # what a reader could change in place
-_ABSENT: Any = object()
+_ABSENT: object = object()
 _get, _set = dict.get, dict.__setitem__
 
 
-def dotted(path: Iterable[Any]) -> str:
+def dotted(path: Iterable[object]) -> str:
     """Write a path of keys as text; a key that itself contains a dot or is no text is quoted.
 
     Example:
@@ -44,13 +45,13 @@ def dotted(path: Iterable[Any]) -> str:
 class Owner(Protocol):
     """Who is told of what happens to an ADict: the resolution that builds it, or the result's scope."""
 
-    def wrote(self, node: ADict, key: Any, value: Any) -> bool:
+    def wrote(self, node: ADict, key: object, value: object) -> bool:
         """Note a write; False: it is not to be carried out (or already is)."""
 
-    def removed(self, node: ADict, key: Any) -> bool:
+    def removed(self, node: ADict, key: object) -> bool:
         """Note a removal; False: it is not to be carried out."""
 
-    def lent(self, node: ADict, key: Any, value: Any) -> None:
+    def lent(self, node: ADict, key: object, value: object) -> None:
         """Note that a value which can be changed in place was handed out."""
 
     def missing(self, path: Path) -> str:
@@ -69,8 +70,8 @@ class _State:
         self.home: ADict | None = None  # the parent that a placeholder joins when it is written
         self.owner: Owner | None = None
         self.path: Path = ()
-        self.pending: dict[Any, ADict] | None = None  # placeholders handed out, by key
-        self.reads: set[Any] = set()
+        self.pending: dict[object, ADict] | None = None  # placeholders handed out, by key
+        self.reads: set[object] = set()
         self.watched = False  # the owner wants to know which values are handed out
 
     def owned(self, owner: Owner | None, path: Path, auto: bool) -> None:
@@ -80,21 +81,21 @@ class _State:
         self.plain = owner is None and self.home is None
 
 
-class _FrozenList(list[Any]):
+class _FrozenList(list[object]):
     """A list that cannot be changed (it stays a list for ``isinstance``, JSON and arrays)."""
 
     __slots__ = ()
 
-    def _refuse(self, *_: Any, **__: Any) -> NoReturn:
+    def _refuse(self, *_: object, **__: object) -> NoReturn:
         raise ConfigError("this list belongs to a frozen config; build a new one: [*values, more], or cfg.copy()")
 
     __setitem__ = __delitem__ = __iadd__ = __imul__ = _refuse
     append = extend = insert = pop = remove = clear = sort = reverse = _refuse
 
-    def __deepcopy__(self, memo: dict[int, Any]) -> list[Any]:
+    def __deepcopy__(self, memo: dict[int, object]) -> list[object]:
         return [deepcopy(item, memo) for item in self]
 
-    def __reduce_ex__(self, protocol: SupportsIndex) -> tuple[Any, ...]:
+    def __reduce_ex__(self, protocol: SupportsIndex) -> tuple[object, ...]:
         return (_FrozenList, (list(self),))
 
 
@@ -104,12 +105,12 @@ class _Guarded(dict[Any, Any]):
     __slots__ = ("_adict",)
     _adict: _State
 
-    def __new__(cls, *_: Any, **__: Any) -> Self:
+    def __new__(cls, *_: object, **__: object) -> Self:
         node = super().__new__(cls)
         object.__setattr__(node, "_adict", _State(False))
         return node
 
-    def __missing__(self, key: Any) -> ADict:
+    def __missing__(self, key: object) -> ADict:
         state = self._adict
         if not state.auto or state.frozen:
             raise KeyError(self._absent(key))
@@ -123,14 +124,14 @@ class _Guarded(dict[Any, Any]):
             inner.owned(state.owner, (*state.path, key), True)
         return child
 
-    def _absent(self, key: Any) -> str:
+    def _absent(self, key: object) -> str:
         state = self._adict
         if state.owner is not None:
             return state.owner.missing((*state.path, key))
         here = dotted(state.path) or "config"
         return f"no key {key!r} in {here}{did_you_mean(str(key), (str(name) for name in self.keys()))}"
 
-    def __getitem__(self, key: Any) -> Any:
+    def __getitem__(self, key: object) -> Any:
         value = _get(self, key, _ABSENT)
         if value is _ABSENT:
             return self.__missing__(key)
@@ -140,7 +141,7 @@ class _Guarded(dict[Any, Any]):
             state.owner.lent(cast(ADict, self), key, value)
         return value
 
-    def __setitem__(self, key: Any, value: Any) -> None:
+    def __setitem__(self, key: object, value: object) -> None:
         state = self._adict
         if not state.plain:
             if state.frozen:
@@ -155,7 +156,7 @@ class _Guarded(dict[Any, Any]):
             state.pending.pop(key, None)
         _set(self, key, value)
 
-    def __delitem__(self, key: Any) -> None:
+    def __delitem__(self, key: object) -> None:
         state = self._adict
         if state.frozen:
             self._refuse(key)
@@ -164,7 +165,7 @@ class _Guarded(dict[Any, Any]):
         if state.owner is None or state.owner.removed(cast(ADict, self), key):
             super().__delitem__(key)
 
-    def _refuse(self, key: Any) -> NoReturn:
+    def _refuse(self, key: object) -> NoReturn:
         where = dotted((*self._adict.path, key))
         raise ConfigError(f"{where!r} cannot be changed: the config is frozen; change a copy: cfg.copy()")
 
@@ -189,10 +190,10 @@ class _Guarded(dict[Any, Any]):
         if outer.pending:
             outer.pending.pop(key, None)
 
-    def __iter__(self) -> Iterator[Any]:  # defined, so that ** and dict() read through __getitem__ and are seen
+    def __iter__(self) -> Iterator[object]:  # defined, so that ** and dict() read through __getitem__ and are seen
         return super().__iter__()
 
-    def get(self, key: Any, default: Any = None) -> Any:
+    def get(self, key: object, default: object = None) -> Any:
         """Return the value of ``key``, or ``default``; never makes a placeholder."""
         return self[key] if key in self else default  # noqa: SIM401  # get is what is being defined
 
@@ -206,13 +207,13 @@ class _Guarded(dict[Any, Any]):
         self._adict.reads.update(dict.keys(self))
         return super().values()
 
-    def setdefault(self, key: Any, default: Any = None) -> Any:
+    def setdefault(self, key: object, default: object = None) -> Any:
         """Return the value of ``key``, setting it to ``default`` first where it is absent."""
         if key not in self:
             self[key] = default
         return self[key]
 
-    def pop(self, key: Any, *default: Any) -> Any:
+    def pop(self, key: object, *default: object) -> Any:
         """Remove ``key`` and return its value."""
         if key not in self and default:
             return default[0]
@@ -232,7 +233,7 @@ class _Guarded(dict[Any, Any]):
         for key in list(dict.keys(self)):
             del self[key]
 
-    def update(self, other: Any = (), /, **values: Any) -> None:
+    def update(self, other: Any = (), /, **values: object) -> None:
         """Set every given key; a mapping replaces a mapping (``merge`` joins them)."""
         for key, value in _pairs(other, values):
             self[key] = value
@@ -276,7 +277,7 @@ class ADict(_Guarded):
 
     __slots__ = ()
 
-    def __init__(self, mapping: Any = (), /, **values: Any) -> None:
+    def __init__(self, mapping: Pairs = (), /, **values: object) -> None:
         super().__init__()
         for key, value in _pairs(mapping, values):
             self[key] = value
@@ -298,7 +299,7 @@ class ADict(_Guarded):
             state.owner.lent(self, name, value)
         return value
 
-    def __setattr__(self, name: str, value: Any) -> None:
+    def __setattr__(self, name: str, value: object) -> None:
         if name in _METHODS:
             raise AttributeError(f"{name!r} is a method of ADict; write it as an item: cfg[{name!r}] = …")
         self[name] = value
@@ -333,13 +334,13 @@ class ADict(_Guarded):
 
     __copy__ = copy
 
-    def __deepcopy__(self, memo: dict[int, Any]) -> ADict:
+    def __deepcopy__(self, memo: dict[int, object]) -> ADict:
         return _copied(self, self._adict.auto, lambda value: deepcopy(value, memo))
 
-    def __reduce_ex__(self, protocol: SupportsIndex) -> tuple[Any, ...]:
+    def __reduce_ex__(self, protocol: SupportsIndex) -> tuple[object, ...]:
         return (_restored, (dict(dict.items(self)), self._adict.auto, self._adict.frozen))
 
-    def merge(self, mapping: Mapping[Any, Any], /) -> ADict:
+    def merge(self, mapping: Mapping[Any, object], /) -> ADict:
         """Set every leaf of ``mapping``: mappings are joined at any depth; return this config."""
         for key, value in mapping.items():
             old = dict.get(self, key)
@@ -349,7 +350,7 @@ class ADict(_Guarded):
                 self[key] = value
         return self
 
-    def update_if_absent(self, mapping: Any = (), /, **values: Any) -> ADict:
+    def update_if_absent(self, mapping: Pairs = (), /, **values: object) -> ADict:
         """Set only what is not there yet, at any depth; return this config.
 
         Example:
@@ -368,16 +369,16 @@ class ADict(_Guarded):
         """Return the same data as plain dicts, lists and tuples."""
         return cast(dict[Any, Any], _plain(self))
 
-    def __sweep_encode__(self) -> dict[Any, Any]:
+    def __sweep_encode__(self) -> dict[object, object]:
         """Return what a store keeps of it."""
         return self.to_dict()
 
     @classmethod
-    def __get_pydantic_core_schema__(cls, source: Any, handler: Any) -> Any:
+    def __get_pydantic_core_schema__(cls, source: object, handler: object) -> Any:
         """Let a contract ``ADict`` accept any mapping."""
         from pydantic_core import core_schema
 
-        def accept(value: Any) -> ADict:
+        def accept(value: object) -> ADict:
             if not isinstance(value, Mapping):
                 raise ValueError("expected a mapping")
             return value if isinstance(value, cls) else cls(value)
@@ -434,7 +435,7 @@ class ADict(_Guarded):
         root: str | PathLike[str],
         config_filename: str = "config",
         select: Mapping[str, str | Sequence[str]] | None = None,
-        overrides: Mapping[str, Any] | None = None,
+        overrides: Mapping[str, object] | None = None,
         required: Sequence[str] = (),
         on_missing: str = "error",
     ) -> ADict:
@@ -447,7 +448,7 @@ class ADict(_Guarded):
 _METHODS = frozenset(name for name in dir(ADict) if not name.startswith("__"))
 
 
-def structural_hash(mapping: Mapping[Any, Any]) -> str:
+def structural_hash(mapping: Mapping[Any, object]) -> str:
     """Return a hash (40 hex digits) of a config's structure: its keys and the types of its values.
 
     Order and values do not count; a list counts as "list" whatever it holds. Empty, nested and
@@ -465,7 +466,7 @@ def structural_hash(mapping: Mapping[Any, Any]) -> str:
     return hashlib.sha256(text.encode()).hexdigest()[:40]
 
 
-def _shape(value: Any) -> Any:
+def _shape(value: object) -> object:
     if isinstance(value, Mapping):
         pairs = dict.items(value) if isinstance(value, dict) else value.items()
         return sorted([type(key).__name__, str(key), _shape(inner)] for key, inner in pairs)
@@ -473,7 +474,7 @@ def _shape(value: Any) -> Any:
     return kind.__name__ if kind.__module__ == "builtins" else f"{kind.__module__}.{kind.__qualname__}"
 
 
-def _pairs(mapping: Any, values: Mapping[str, Any]) -> Iterator[tuple[Any, Any]]:
+def _pairs(mapping: Pairs, values: Mapping[str, object]) -> Iterator[tuple[object, object]]:
     if isinstance(mapping, Mapping):
         yield from mapping.items()
     else:
@@ -487,7 +488,7 @@ def _blank(auto: bool) -> ADict:
     return node
 
 
-def _adopt(value: Any, state: _State, key: Any) -> Any:
+def _adopt(value: Any, state: _State, key: object) -> object:
     """Turn nested mappings into ADicts that belong to the same tree as ``state``."""
     if isinstance(value, Mapping):
         child = value if isinstance(value, ADict) and _is_fresh(value, state) else _blank(state.auto)
@@ -518,7 +519,7 @@ def _settle(node: ADict, owner: Owner | None, path: Path, auto: bool) -> None:
             _settle(value, owner, (*path, key), auto)
 
 
-def _frozen(value: Any) -> Any:
+def _frozen(value: object) -> object:
     if isinstance(value, ADict):
         return value.freeze()
     if type(value) is list:
@@ -550,7 +551,7 @@ def unread(node: ADict) -> list[Path]:
     return found
 
 
-def leaves(mapping: Mapping[Any, Any], path: Path = ()) -> Iterator[tuple[Path, Any]]:
+def leaves(mapping: Mapping[Any, object], path: Path = ()) -> Iterator[tuple[Path, object]]:
     """Yield path and value of every leaf; an empty mapping is a leaf. Nothing counts as read."""
     for key, value in dict.items(mapping) if isinstance(mapping, dict) else mapping.items():
         if isinstance(value, Mapping) and value:
@@ -559,7 +560,7 @@ def leaves(mapping: Mapping[Any, Any], path: Path = ()) -> Iterator[tuple[Path, 
             yield (*path, key), value
 
 
-def snapshot(value: Any) -> Any:
+def snapshot(value: object) -> object:
     """Return a copy of nested containers that later changes in place do not reach; other values are shared."""
     return set(value) if type(value) is set else _copied_value(value, False, lambda item: item)
 
@@ -569,14 +570,14 @@ def disown(node: ADict) -> None:
     _settle(node, None, (), node._adict.auto)
 
 
-def _copied(node: ADict, auto: bool, leaf: Callable[[Any], Any]) -> ADict:
+def _copied(node: ADict, auto: bool, leaf: Callable[[object], object]) -> ADict:
     fresh = _blank(auto)
     for key, value in dict.items(node):
         dict.__setitem__(fresh, key, _copied_value(value, auto, leaf))
     return fresh
 
 
-def _copied_value(value: Any, auto: bool, leaf: Callable[[Any], Any]) -> Any:
+def _copied_value(value: Any, auto: bool, leaf: Callable[[object], object]) -> object:
     if isinstance(value, ADict):
         return _copied(value, auto, leaf)
     if type(value) in (list, _FrozenList):
@@ -586,7 +587,7 @@ def _copied_value(value: Any, auto: bool, leaf: Callable[[Any], Any]) -> Any:
     return value if type(value) in _SCALARS else leaf(value)
 
 
-def _plain(value: Any) -> Any:
+def _plain(value: Any) -> object:
     if isinstance(value, ADict):
         return {key: _plain(item) for key, item in dict.items(value)}
     if type(value) in (list, _FrozenList):
@@ -596,7 +597,7 @@ def _plain(value: Any) -> Any:
     return value
 
 
-def _restored(data: dict[Any, Any], auto: bool, frozen: bool) -> ADict:
+def _restored(data: dict[object, object], auto: bool, frozen: bool) -> ADict:
     node = _blank(auto)
     for key, value in data.items():
         dict.__setitem__(node, key, value)

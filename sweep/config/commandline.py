@@ -42,7 +42,7 @@ __all__ = [
     "split_search",
 ]
 
-_WORDS: dict[str, Any] = {
+_WORDS: dict[str, object] = {
     **{word: True for word in ("true", "True")},
     **{word: False for word in ("false", "False")},
     **{word: None for word in ("null", "None")},
@@ -101,8 +101,8 @@ class Arguments:
     views: list[str] = field(default_factory=list)
     files: list[str] = field(default_factory=list)
     manual: bool = False
-    flag_defaults: dict[str, Any] = field(default_factory=dict)
-    flags: dict[str, Any] = field(default_factory=dict)
+    flag_defaults: dict[str, object] = field(default_factory=dict)
+    flags: dict[str, object] = field(default_factory=dict)
 
 
 class Unset(list[Any]):
@@ -211,7 +211,7 @@ def _assignment(key: str, text: str, word: str) -> Assignment:
     return parse_text(tuple(key.split(".")), text, word)
 
 
-def parse_text(path: tuple[Any, ...], text: str, source: str) -> Assignment:
+def parse_text(path: tuple[object, ...], text: str, source: str) -> Assignment:
     """Return the assignment of a text; one that begins like a literal and is none keeps its problem."""
     try:
         return Assignment(path, parse_value(text), text, source)
@@ -243,7 +243,7 @@ def parse_value(text: str) -> Any:
     return value
 
 
-def _word(text: str) -> Any:
+def _word(text: str) -> object:
     word = text.strip()
     if word in _WORDS:
         return _WORDS[word]
@@ -267,7 +267,7 @@ class _Reader:
             self.at += 1
         return self.text[self.at : self.at + 1]
 
-    def value(self, end: str) -> Any:
+    def value(self, end: str) -> object:
         first = self.peek()
         if first in _CLOSING and first:
             self.depth += 1
@@ -303,18 +303,18 @@ class _Reader:
                 letters.append(letter)
         self.fail(f"the closing {quote} is missing")
 
-    def sequence(self, closing: str) -> list[Any]:
+    def sequence(self, closing: str) -> list[object]:
         self.at += 1
-        items: list[Any] = []
+        items: list[object] = []
         while self.peek() != closing:
             items.append(self.value(f",{closing}"))
             self.separator(closing)
         self.at += 1
         return items
 
-    def mapping(self) -> dict[str, Any]:
+    def mapping(self) -> dict[str, object]:
         self.at += 1
-        items: dict[str, Any] = {}
+        items: dict[str, object] = {}
         while (first := self.peek()) != "}":
             key = self.quoted(first) if first and first in "\"'%" else str(self.name())
             if self.peek() != ":":
@@ -410,21 +410,21 @@ def search_range(word: str, text: str) -> Distribution | None:
     return found
 
 
-def _range_class(name: str, arguments: Sequence[Any]) -> Any:
+def _range_class(name: str, arguments: Sequence[object]) -> Any:
     from sweep import space
 
     whole = name == "log" and all(type(bound) is int for bound in arguments[:2])
     return getattr(space, "LogInteger" if whole else _RANGES[name])
 
 
-def _items(text: str) -> tuple[list[Any], dict[str, Any]] | None:
+def _items(text: str) -> tuple[list[object], dict[str, object]] | None:
     """Split ``1, 2, num=5`` into values and named values; None where it is no such list."""
     try:
         items = _Reader(f"[{text}]").sequence("]") if text else []
     except ConfigError:
         return None
-    values: list[Any] = []
-    named: dict[str, Any] = {}
+    values: list[object] = []
+    named: dict[str, object] = {}
     for item in items:
         match = re.fullmatch(r"([a-z]+)=(.+)", item) if isinstance(item, str) else None
         if match is None:

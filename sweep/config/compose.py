@@ -31,7 +31,7 @@ def compose_hierarchy(
     root: str | PathLike[str],
     config_filename: str = "config",
     select: Mapping[str, str | Sequence[str] | None] | None = None,
-    overrides: Mapping[str, Any] | None = None,
+    overrides: Mapping[str, object] | None = None,
     required: Sequence[str] = (),
     on_missing: str = "error",
 ) -> dict[str, Any]:
@@ -108,7 +108,7 @@ class _Entry:
         return group if package == group.replace("/", ".") else f"{group}@{package or '_global_'}"
 
 
-Part = tuple[str, dict[str, Any]]  # where it goes, what it holds
+Part = tuple[str, dict[str, object]]  # where it goes, what it holds
 
 
 class _Composer:
@@ -119,14 +119,14 @@ class _Composer:
         self.begin()
 
     def begin(self) -> None:
-        self.overruled: dict[str, Any] = dict(self.select)  # choice key to option; the outermost word counts
+        self.overruled: dict[str, object] = dict(self.select)  # choice key to option; the outermost word counts
         self.own: dict[str, str] = {}  # overrides in defaults lists, by key: the file that has them
         self.used: set[str] = set()
-        self.choices: dict[str, Any] = {}
+        self.choices: dict[str, object] = {}
         self.missing: list[str] = []
         self.has_defaults = False
 
-    def compose(self, name: str) -> dict[str, Any]:
+    def compose(self, name: str) -> dict[str, object]:
         parts = self.config(_Entry(name), "", "", first=True)
         extra = [_chosen(group, option) for group, option in self.select.items() if group not in self.used]
         if extra:  # selected groups that no defaults list names: as if they stood at its end
@@ -136,7 +136,7 @@ class _Composer:
             raise ConfigError(f"{self.own[key]}: override {key}: no defaults list has that{_near(key, self.choices)}")
         for message in dict.fromkeys(self.missing):
             warnings.warn(f"{message}; going on without it", UserWarning, stacklevel=4)
-        merged: dict[str, Any] = {}
+        merged: dict[str, object] = {}
         for package, content in parts:
             for step in reversed(package.split(".") if package else []):
                 content = {step: content}
@@ -214,7 +214,7 @@ class _Composer:
             for package, content in parts
         ]
 
-    def defaults(self, content: dict[str, Any], file: str) -> list[Any]:
+    def defaults(self, content: dict[str, object], file: str) -> list[object]:
         lines = content.pop("defaults", None)
         if lines is None:
             return []
@@ -267,18 +267,18 @@ def _header(file: Path | None) -> str | None:
     return None
 
 
-def _is_hydras(line: Any) -> bool:
+def _is_hydras(line: object) -> bool:
     """Whether a line of a defaults list only configures Hydra itself."""
     key = next(iter(line), "") if isinstance(line, dict) else line
     return isinstance(key, str) and re.match(r"(override\s+|optional\s+)*/?hydra/", key) is not None
 
 
-def _chosen(group: str, option: Any) -> _Entry:
+def _chosen(group: str, option: object) -> _Entry:
     path, _, package = group.partition("@")
     return _Entry(path, option, True, package or None)
 
 
-def _entry(line: Any, file: str) -> _Entry:
+def _entry(line: object, file: str) -> _Entry:
     if isinstance(line, str):
         match = _GROUP_KEY.fullmatch(line.strip())
         if match is not None and "override" not in match["flags"]:
@@ -294,7 +294,7 @@ def _entry(line: Any, file: str) -> _Entry:
     raise ConfigError(f"{file}: {line!r} is no line of a defaults list; write - group: option, - config or - _self_")
 
 
-def _merge(into: dict[str, Any], values: Mapping[str, Any]) -> None:
+def _merge(into: dict[str, Any], values: Mapping[str, object]) -> None:
     for key, value in values.items():
         old = into.get(key)
         if isinstance(value, dict) and isinstance(old, dict):
@@ -306,7 +306,7 @@ def _merge(into: dict[str, Any], values: Mapping[str, Any]) -> None:
             into[key] = value
 
 
-def _override(values: dict[str, Any], key: str, value: Any) -> None:
+def _override(values: dict[str, Any], key: str, value: object) -> None:
     node = values
     *folders, last = key.split(".")
     for depth, step in enumerate([*folders, last]):
@@ -335,7 +335,7 @@ def _interpolated(values: dict[str, Any], where: str) -> dict[str, Any]:
     return dict(found)
 
 
-def _mentions(value: Any) -> bool:
+def _mentions(value: object) -> bool:
     if isinstance(value, dict):
         return any(_mentions(item) for item in value.values())
     if isinstance(value, list):
@@ -343,10 +343,10 @@ def _mentions(value: Any) -> bool:
     return isinstance(value, str) and "${" in value
 
 
-def _require(values: dict[str, Any], required: Sequence[str]) -> None:
+def _require(values: dict[str, object], required: Sequence[str]) -> None:
     missing = []
     for key in required:
-        node: Any = values
+        node: object = values
         for step in key.split("."):
             known = list(node) if isinstance(node, dict) else []
             node = node.get(step, _UNSET) if isinstance(node, dict) else _UNSET

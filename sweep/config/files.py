@@ -70,7 +70,7 @@ def read_text(path: str | PathLike[str]) -> str:
         raise ConfigError(f"config file {str(path)!r} cannot be read: {error}") from error
 
 
-def write(path: str | PathLike[str], data: Mapping[Any, Any]) -> None:
+def write(path: str | PathLike[str], data: Mapping[Any, object]) -> None:
     """Write ``data`` in the format that the suffix of ``path`` names; makes missing directories.
 
     The file is replaced in one step, by a whole one: whatever happens meanwhile, the old one stays as it is.
@@ -107,7 +107,7 @@ def _suffix(path: str | PathLike[str]) -> str:
     return suffix
 
 
-def _loads(text: str, suffix: str, where: str, dates: bool) -> Any:
+def _loads(text: str, suffix: str, where: str, dates: bool) -> object:
     if suffix == ".xyz":
         return xyz.loads(text, where)
     if suffix == ".toml":
@@ -120,7 +120,7 @@ def _loads(text: str, suffix: str, where: str, dates: bool) -> Any:
     return _located(where, yaml.YAMLError, lambda: yaml.load(text, Loader=loader))  # Loader is a SafeLoader
 
 
-def _located(where: str, kind: type[Exception], load: Callable[[], Any]) -> Any:
+def _located(where: str, kind: type[Exception], load: Callable[[], object]) -> object:
     try:
         return load()
     except kind as error:
@@ -134,7 +134,7 @@ def _located(where: str, kind: type[Exception], load: Callable[[], Any]) -> Any:
         raise ConfigError(f"{where}: {error}") from error
 
 
-def _unique(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+def _unique(pairs: list[tuple[str, object]]) -> dict[str, object]:
     found = dict(pairs)
     if len(found) < len(pairs):
         names = [key for key, _ in pairs]
@@ -143,7 +143,7 @@ def _unique(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
 
 
 @cache
-def _yaml(dates: bool) -> tuple[Any, Any, Any]:
+def _yaml(dates: bool) -> tuple[Any, object, object]:
     """Return (yaml, loader, dumper): safe, numbers like 1e-5 are numbers, a key may stand once."""
     import yaml
 
@@ -165,7 +165,7 @@ def _yaml(dates: bool) -> tuple[Any, Any, Any]:
             return super().construct_mapping(node, deep)
 
     class Dumper(yaml.SafeDumper):
-        def ignore_aliases(self, data: Any) -> bool:
+        def ignore_aliases(self, data: object) -> bool:
             return True
 
     for one in (Loader, Dumper):
@@ -178,7 +178,7 @@ def _yaml(dates: bool) -> tuple[Any, Any, Any]:
     return yaml, Loader, Dumper
 
 
-def _bounded(value: Any, where: str, count: list[int], depth: int) -> None:
+def _bounded(value: object, where: str, count: list[int], depth: int) -> None:
     count[0] += 1
     if count[0] > _MOST_NODES or depth > 200:
         raise ConfigError(f"{where}: nested without end, or more than {_MOST_NODES} values (an alias that repeats?)")
@@ -187,7 +187,7 @@ def _bounded(value: Any, where: str, count: list[int], depth: int) -> None:
             _bounded(item, where, count, depth + 1)
 
 
-def _dumps(data: Mapping[Any, Any], suffix: str) -> str:
+def _dumps(data: Mapping[Any, object], suffix: str) -> str:
     plain = _holdable(data, "", suffix)
     if suffix == ".json":
         return json.dumps(plain, indent=2) + "\n"
@@ -201,7 +201,7 @@ def _dumps(data: Mapping[Any, Any], suffix: str) -> str:
     return str(yaml.dump(plain, Dumper=dumper, sort_keys=False, allow_unicode=False))
 
 
-def _holdable(value: Any, path: str, suffix: str) -> Any:
+def _holdable(value: object, path: str, suffix: str) -> Any:
     """Return ``value`` in exactly the types that the format gives back, or say where it cannot."""
     if isinstance(value, Mapping):
         found = {}
@@ -223,7 +223,7 @@ def _holdable(value: Any, path: str, suffix: str) -> Any:
     raise ConfigError(f"{path!r} is {what}, which {suffix} cannot hold; {instead}")
 
 
-def _is_time(value: Any, suffix: str) -> bool:
+def _is_time(value: object, suffix: str) -> bool:
     if suffix == ".toml":
         return isinstance(value, _TIMES)
     return suffix in (".yaml", ".yml") and isinstance(value, datetime.date)

@@ -15,12 +15,12 @@ _BY_POSITION = (inspect.Parameter.POSITIONAL_ONLY, inspect.Parameter.POSITIONAL_
 
 
 def fill(
-    function: Callable[..., Any],
-    configs: Mapping[str, Any],
+    function: Callable[..., object],
+    configs: Mapping[str, object],
     types: Mapping[str, type],
-    args: Sequence[Any],
-    kwargs: Mapping[str, Any],
-) -> tuple[list[Any], dict[str, Any]]:
+    args: Sequence[object],
+    kwargs: Mapping[str, object],
+) -> tuple[list[object], dict[str, object]]:
     """Return the arguments of a call with the configs put in.
 
     A parameter takes a config by its annotation (a schema's model), by its name (the scope's), and
@@ -54,7 +54,7 @@ def fill(
     return _split(signature, ordered)
 
 
-def _given(signature: inspect.Signature, args: Sequence[Any], configs: Mapping[str, Any]) -> set[str]:
+def _given(signature: inspect.Signature, args: Sequence[object], configs: Mapping[str, object]) -> set[str]:
     """Return the parameters to which the caller itself gives a config by position."""
     try:
         bound = signature.bind_partial(*args).arguments
@@ -65,12 +65,12 @@ def _given(signature: inspect.Signature, args: Sequence[Any], configs: Mapping[s
 
 
 def _targets(
-    function: Callable[..., Any],
+    function: Callable[..., object],
     signature: inspect.Signature,
-    configs: Mapping[str, Any],
+    configs: Mapping[str, object],
     types: Mapping[str, type],
-    args: Sequence[Any],
-    kwargs: Mapping[str, Any],
+    args: Sequence[object],
+    kwargs: Mapping[str, object],
     has_config: bool,
 ) -> dict[str, str]:
     """Return the scope of each parameter that takes a config; ``has_config``: the caller passes one itself."""
@@ -102,7 +102,7 @@ def _is_open(parameter: inspect.Parameter) -> bool:
 
 
 def _free(
-    function: Callable[..., Any], unbound: Sequence[inspect.Parameter], by_position: Sequence[str], given: int
+    function: Callable[..., object], unbound: Sequence[inspect.Parameter], by_position: Sequence[str], given: int
 ) -> list[str]:
     """Return the one parameter that the only config fills: the first by position, else the only keyword."""
     names, own = list(by_position), by_position[:1] in (["self"], ["cls"])
@@ -119,25 +119,25 @@ def _free(
     return names[:1] if free == 1 else []
 
 
-def _hints(function: Callable[..., Any]) -> dict[str, Any]:
+def _hints(function: Callable[..., object]) -> dict[str, object]:
     try:
         return get_type_hints(function)
     except (NameError, TypeError, AttributeError):  # names of a local scope, or for type checkers only: their text
         return dict(inspect.get_annotations(function))
 
 
-def _means(hint: Any, kind: type) -> bool:
+def _means(hint: object, kind: type) -> bool:
     return hint is kind or hint == kind.__name__
 
 
-def _name(function: Callable[..., Any]) -> str:
+def _name(function: Callable[..., object]) -> str:
     return f"{getattr(function, '__name__', function)}()"
 
 
-def _split(signature: inspect.Signature, arguments: Mapping[str, Any]) -> tuple[list[Any], dict[str, Any]]:
+def _split(signature: inspect.Signature, arguments: Mapping[str, Any]) -> tuple[list[object], dict[str, Any]]:
     """Turn bound arguments into args and kwargs; by name as soon as one has been left out."""
-    args: list[Any] = []
-    kwargs: dict[str, Any] = {}
+    args: list[object] = []
+    kwargs: dict[str, object] = {}
     by_name = False
     for name, parameter in signature.parameters.items():
         if name not in arguments:

@@ -56,7 +56,7 @@ class Layer:
     kind: str
     name: str
     where: str
-    writes: dict[Path, tuple[Any, Mark]] = field(default_factory=dict)
+    writes: dict[Path, tuple[object, Mark]] = field(default_factory=dict)
     lost: set[Path] = field(default_factory=set)
     scope: str = ""
 
@@ -70,7 +70,7 @@ class Layer:
             return f"{short_path(code.co_filename)}:{line or code.co_firstlineno}"
         return self.where if mark is None else mark
 
-    def as_data(self) -> dict[str, Any]:
+    def as_data(self) -> dict[str, object]:
         """Return the layer as plain JSON data (what JSON lacks becomes its ``repr``)."""
         return {
             "scope": self.scope,
@@ -84,7 +84,7 @@ class Layer:
         }
 
     @classmethod
-    def of(cls, kind: str, name: str, values: Mapping[str, Any]) -> Layer:
+    def of(cls, kind: str, name: str, values: Mapping[str, object]) -> Layer:
         """Return the layer of a source that sets these (nested) values."""
         return cls(kind, name, "", {path: (value, None) for path, value in leaves(values)})
 
@@ -92,7 +92,7 @@ class Layer:
     def from_data(cls, data: Mapping[str, Any]) -> Layer:
         """Read a layer that :meth:`as_data` wrote."""
         places = data.get("places", {})
-        writes: dict[Path, tuple[Any, Mark]] = {
+        writes: dict[Path, tuple[object, Mark]] = {
             _undotted(key): (value, places.get(key)) for key, value in data["values"].items()
         }
         writes |= {_undotted(key): (REMOVED, places.get(key)) for key in data.get("removed", ())}
@@ -166,7 +166,7 @@ def history(layers: Iterable[Layer], key: str) -> History:
     """
     wanted = _undotted(key)
     ordered = sorted(layers, key=lambda layer: KINDS.index(layer.kind))
-    current: dict[Path, Any] = {}
+    current: dict[Path, object] = {}
     steps: list[Step] = []
     known: set[str] = set()
     for layer in ordered:
@@ -184,9 +184,9 @@ def history(layers: Iterable[Layer], key: str) -> History:
     return History(steps)
 
 
-def merged(layers: Iterable[Layer]) -> dict[str, Any]:
+def merged(layers: Iterable[Layer]) -> dict[str, object]:
     """Return the values that the layers come to, by dotted key."""
-    found: dict[Path, Any] = {}
+    found: dict[Path, object] = {}
     for layer in sorted(layers, key=lambda layer: KINDS.index(layer.kind)):
         for path, (value, _) in layer.writes.items():
             if path not in layer.lost:
@@ -197,11 +197,11 @@ def merged(layers: Iterable[Layer]) -> dict[str, Any]:
 class Layered(Protocol):
     """What has layers: a Scope, a MultiScope, a resolution."""
 
-    def layers_as_data(self) -> list[dict[str, Any]]:
+    def layers_as_data(self) -> list[dict[str, object]]:
         """Return the layers as plain JSON data."""
 
 
-def explain(key: str, target: Layered | Sequence[Mapping[str, Any]]) -> str:
+def explain(key: str, target: Layered | Sequence[Mapping[str, object]]) -> str:
     """Say why ``key`` has its value: the text of ``sweep config why KEY``.
 
     Args:
@@ -237,7 +237,7 @@ def history_of(layers: Sequence[Layer], key: str) -> History:
     return history([layer for layer in layers if layer.scope == name], rest)
 
 
-def diff(before: Any, after: Any) -> list[str]:
+def diff(before: object, after: object) -> list[str]:
     """Return the differences of two configs, one line each, in the order of their keys.
 
     Args:
@@ -256,7 +256,7 @@ def diff(before: Any, after: Any) -> list[str]:
     ]
 
 
-def _flat(config: Any) -> dict[str, Any]:
+def _flat(config: object) -> dict[str, object]:
     if isinstance(config, Mapping):
         return {dotted(path): _jsonable(value) for path, value in leaves(config)}
     if hasattr(config, "model_dump"):
@@ -275,11 +275,11 @@ def _flat(config: Any) -> dict[str, Any]:
     }
 
 
-def _same(one: Any, other: Any) -> bool:
+def _same(one: object, other: object) -> bool:
     return type(one) is type(other) and bool(one == other or (one != one and other != other))
 
 
-def _jsonable(value: Any) -> Any:
+def _jsonable(value: object) -> object:
     if value is None or type(value) in (bool, int, float, str):
         return value
     if isinstance(value, list | tuple):
@@ -289,7 +289,7 @@ def _jsonable(value: Any) -> Any:
     return repr(value)
 
 
-def _shown(value: Any) -> str:
+def _shown(value: object) -> str:
     text = repr(value)
     return text if len(text) <= 120 else f"{text[:117]}..."
 
@@ -298,7 +298,7 @@ def _undotted(key: str) -> Path:
     return tuple(_parts(key))
 
 
-def _parts(key: str) -> Iterator[Any]:
+def _parts(key: str) -> Iterator[object]:
     for quoted, plain in _PART.findall(key):
         yield json.loads(quoted) if quoted else plain
 

@@ -21,7 +21,7 @@ from sweep.errors import ConfigError
 __all__ = ["read_mm_config"]
 
 _NUMBERS = (int, float)
-_OPERATORS: dict[type[ast.operator], Callable[[Any, Any], Any]] = {
+_OPERATORS: dict[type[ast.operator], Callable[[object, object], object]] = {
     ast.Add: operator.add,
     ast.Sub: operator.sub,
     ast.Mult: operator.mul,
@@ -31,7 +31,7 @@ _OPERATORS: dict[type[ast.operator], Callable[[Any, Any], Any]] = {
     ast.Pow: operator.pow,
 }
 _LARGEST = 1e12  # of a whole operand, and 64 of an exponent: keeps arithmetic in a file cheap
-_CALLS: dict[str, Callable[..., Any]] = {"dict": dict, "list": list, "tuple": tuple}
+_CALLS: dict[str, Callable[..., object]] = {"dict": dict, "list": list, "tuple": tuple}
 
 
 def read_mm_config(path: str | PathLike[str], *, execute: bool = False) -> dict[str, Any]:
@@ -52,7 +52,7 @@ def read_mm_config(path: str | PathLike[str], *, execute: bool = False) -> dict[
     return {key: _without_delete(value) for key, value in merged.items()}
 
 
-def _chain(path: Path, execute: bool, above: tuple[Path, ...]) -> dict[str, Any]:
+def _chain(path: Path, execute: bool, above: tuple[Path, ...]) -> dict[str, object]:
     real = Path(os.path.realpath(path))
     if real in above:
         circle = " → ".join(step.name for step in [*above[above.index(real) :], real])
@@ -62,14 +62,14 @@ def _chain(path: Path, execute: bool, above: tuple[Path, ...]) -> dict[str, Any]
     bases = [bases] if isinstance(bases, str) else bases
     if not isinstance(bases, list | tuple) or not all(isinstance(base, str) for base in bases):
         raise ConfigError(f"{path}: _base_ is to be a file name or a list of them, not {bases!r}")
-    merged: dict[str, Any] = {}
+    merged: dict[str, object] = {}
     for base in bases:
         _merge(merged, _chain(path.parent / base, execute, (*above, real)))
     _merge(merged, values)
     return merged
 
 
-def _merge(into: dict[str, Any], values: Mapping[str, Any]) -> None:
+def _merge(into: dict[str, object], values: Mapping[str, object]) -> None:
     for key, value in values.items():
         old = into.get(key)
         if isinstance(value, dict) and isinstance(old, dict) and not value.get("_delete_", False):
@@ -78,7 +78,7 @@ def _merge(into: dict[str, Any], values: Mapping[str, Any]) -> None:
             into[key] = _without_delete(value)
 
 
-def _without_delete(value: Any) -> Any:
+def _without_delete(value: object) -> object:
     if isinstance(value, dict):
         return {key: _without_delete(item) for key, item in value.items() if key != "_delete_"}
     if isinstance(value, list | tuple):
@@ -86,7 +86,7 @@ def _without_delete(value: Any) -> Any:
     return value
 
 
-def _python(path: Path, execute: bool) -> dict[str, Any]:
+def _python(path: Path, execute: bool) -> dict[str, object]:
     text = files.read_text(path)
     try:
         tree = ast.parse(text, filename=str(path))
@@ -103,7 +103,7 @@ def _python(path: Path, execute: bool) -> dict[str, Any]:
     return _run(path)
 
 
-def _run(path: Path) -> dict[str, Any]:
+def _run(path: Path) -> dict[str, object]:
     import runpy
 
     values = runpy.run_path(str(path))
@@ -125,9 +125,9 @@ class _Assignments:
 
     def __init__(self, path: Path) -> None:
         self.path = path
-        self.names: dict[str, Any] = {}
+        self.names: dict[str, object] = {}
 
-    def read(self, tree: ast.Module) -> dict[str, Any]:
+    def read(self, tree: ast.Module) -> dict[str, object]:
         for statement in tree.body:
             if isinstance(statement, ast.Expr) and isinstance(statement.value, ast.Constant):
                 continue  # a docstring
@@ -144,7 +144,7 @@ class _Assignments:
         return {name: value for name, value in self.names.items() if not name.startswith("__")}
 
     def value(self, node: ast.expr) -> Any:
-        found: Any
+        found: object
         if isinstance(node, ast.Constant):
             found = node.value
         elif isinstance(node, ast.Name) and node.id in self.names:
@@ -168,8 +168,8 @@ class _Assignments:
             raise _NeedsRunningError(node, repr(ast.unparse(node)))
         return found
 
-    def mapping(self, node: ast.Dict) -> dict[Any, Any]:
-        found: dict[Any, Any] = {}
+    def mapping(self, node: ast.Dict) -> dict[object, object]:
+        found: dict[object, object] = {}
         for key, item in zip(node.keys, node.values, strict=True):
             value = self.value(item)
             if key is None and isinstance(value, dict):
@@ -180,7 +180,7 @@ class _Assignments:
                 raise _NeedsRunningError(node, repr(ast.unparse(node)))
         return found
 
-    def call(self, node: ast.Call) -> Any:
+    def call(self, node: ast.Call) -> object:
         name = node.func.id if isinstance(node.func, ast.Name) else ""
         values = [self.value(item) for item in node.args]
         named = [(word.arg, self.value(word.value)) for word in node.keywords]
@@ -192,7 +192,7 @@ class _Assignments:
         except (TypeError, ValueError) as error:
             raise ConfigError(f"{self.path}:{node.lineno}: {ast.unparse(node)}: {error}") from error
 
-    def arithmetic(self, node: ast.expr, how: Callable[[Any, Any], Any], left: Any, right: Any) -> Any:
+    def arithmetic(self, node: ast.expr, how: Callable[[object, object], object], left: Any, right: Any) -> object:
         numbers = isinstance(left, _NUMBERS) and isinstance(right, _NUMBERS)
         joined = how is operator.add and type(left) is type(right) and isinstance(left, str | list | tuple)
         small = numbers and abs(left) <= _LARGEST and abs(right) <= (64 if how is operator.pow else _LARGEST)
@@ -203,7 +203,7 @@ class _Assignments:
         except ArithmeticError as error:
             raise ConfigError(f"{self.path}:{node.lineno}: {ast.unparse(node)}: {error}") from error
 
-    def item(self, node: ast.Subscript) -> Any:
+    def item(self, node: ast.Subscript) -> object:
         holder, index = self.value(node.value), self.value(node.slice)
         try:
             return holder[index]
@@ -211,7 +211,7 @@ class _Assignments:
             raise ConfigError(f"{self.path}:{node.lineno}: {ast.unparse(node)}: {error!r}") from error
 
 
-def _without_sharing(value: Any) -> Any:
+def _without_sharing(value: object) -> object:
     """Copy containers, so that one name used twice gives two values."""
     if isinstance(value, dict):
         return {key: _without_sharing(item) for key, item in value.items()}

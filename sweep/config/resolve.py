@@ -37,10 +37,10 @@ class Resolution:
     """
 
     name: str
-    value: Any
+    value: object
     layers: Sequence[Layer]
 
-    def layers_as_data(self) -> list[dict[str, Any]]:
+    def layers_as_data(self) -> list[dict[str, object]]:
         """Return the layers as plain JSON data."""
         return [layer.as_data() for layer in self.layers]
 
@@ -61,7 +61,7 @@ def resolve(
     strict: bool,
     views: Mapping[str, View],
     plan: Plan,
-    flag_defaults: Mapping[str, Any],
+    flag_defaults: Mapping[str, object],
     explicit: Sequence[Explicit],
 ) -> Resolution:
     """Build the layers and the config. Nothing outside changes; on an error there is no config.
@@ -114,7 +114,7 @@ class _Builder:
         self.source: str | None = None  # the place of an explicit value; views' places are read off the stack
         self.explicit: dict[Path, Assignment] = {}
         self.protected: set[Path] = set()  # groups that hold explicit values
-        self.loans: dict[Path, tuple[ADict, Any, Any, Any]] = {}
+        self.loans: dict[Path, tuple[ADict, object, object, object]] = {}
         self.asked: dict[Path, View] = {}  # read by a view while nothing had set it
         self.root = ADict.auto()
         self.root._adict.owned(self, (), True)
@@ -154,7 +154,7 @@ class _Builder:
     def noting(self, view: View) -> _Noting:
         return _Noting(self, view)
 
-    def set_defaults(self, name: str, where: str, kind: str, values: Mapping[str, Any]) -> None:
+    def set_defaults(self, name: str, where: str, kind: str, values: Mapping[str, object]) -> None:
         self.begin(Layer(kind, name, where))
         self.source = where
         for key, value in values.items():
@@ -224,7 +224,7 @@ class _Builder:
 
     def peek(self, path: Path) -> Any:
         """Return the present value at ``path`` without making or noting anything; REMOVED if there is none."""
-        node: Any = self.root
+        node: object = self.root
         for key in path:
             if not isinstance(node, ADict) or key not in node:
                 return REMOVED
@@ -241,7 +241,7 @@ class _Builder:
 
     # -- the owner of the config (adict.Owner) --------------------------------------------------
 
-    def wrote(self, node: ADict, key: Any, value: Any) -> bool:
+    def wrote(self, node: ADict, key: object, value: object) -> bool:
         layer = self.layer
         if layer is None:
             raise ConfigError(
@@ -265,7 +265,7 @@ class _Builder:
         old = dict.get(node, key, REMOVED)
         return self.replaced(layer, node, path, old, value, mark)
 
-    def replaced(self, layer: Layer, node: ADict, path: Path, old: Any, value: Any, mark: Mark) -> bool:
+    def replaced(self, layer: Layer, node: ADict, path: Path, old: object, value: object, mark: Mark) -> bool:
         """Note a write that is a group, replaces one, or is a value that could be changed in place."""
         new = dict(leaves(value, path)) if isinstance(value, Mapping) and value else {path: value}
         gone = [inner for inner, _ in leaves(old, path)] if isinstance(old, ADict) and old else [path]
@@ -294,7 +294,7 @@ class _Builder:
         else:
             dict.__delitem__(self.peek(path[:-1]), path[-1])
 
-    def place_leaf(self, path: Path, value: Any) -> None:
+    def place_leaf(self, path: Path, value: object) -> None:
         node = self.root
         for key in path[:-1]:
             inner = dict.get(node, key)
@@ -303,7 +303,7 @@ class _Builder:
         node[path[-1]] = value  # noted already by the write it is part of
         self.layer = layer
 
-    def removed(self, node: ADict, key: Any) -> bool:
+    def removed(self, node: ADict, key: object) -> bool:
         path = (*node._adict.path, key)
         layer = self.layer
         if layer is None:
@@ -315,7 +315,7 @@ class _Builder:
         layer.lost.update(gone if kept else ())
         return not kept
 
-    def lent(self, node: ADict, key: Any, value: Any) -> None:
+    def lent(self, node: ADict, key: object, value: object) -> None:
         path = (*node._adict.path, key)
         if path not in self.loans:
             self.loans[path] = (node, key, value, snapshot(value))
@@ -368,7 +368,7 @@ class _Builder:
 
     def finish(self, views: Mapping[str, View]) -> Resolution:
         for path, view in self.asked.items():
-            node: Any = self.peek(path[:-1])
+            node: object = self.peek(path[:-1])
             meant = near_miss(str(path[-1]), [str(key) for key in node]) if isinstance(node, ADict) else None
             if self.peek(path) is REMOVED and meant is not None:
                 warnings.warn(
@@ -397,7 +397,7 @@ class _Noting:
     def __enter__(self) -> None:
         pass
 
-    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: Any) -> None:
+    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: object) -> None:
         unset = list(_placeholders(self.builder.root))
         for path in unset:
             self.builder.asked.setdefault(path, self.view)
@@ -431,13 +431,13 @@ class _Words:
         hint = _hint(key, self.views) or did_you_mean(key, siblings)
         return f"no key {key!r} in {self.name}{hint}"
 
-    def wrote(self, node: ADict, key: Any, value: Any) -> bool:
+    def wrote(self, node: ADict, key: object, value: object) -> bool:
         return False
 
-    def removed(self, node: ADict, key: Any) -> bool:
+    def removed(self, node: ADict, key: object) -> bool:
         return False
 
-    def lent(self, node: ADict, key: Any, value: Any) -> None:
+    def lent(self, node: ADict, key: object, value: object) -> None:
         pass
 
 
@@ -479,7 +479,7 @@ def _changed(value: Any, before: Any) -> bool:
 
 
 # How a known value types an explicit one: what it is, in words; whether a value fits; what it becomes.
-_RULES: tuple[tuple[tuple[type, ...], str, Callable[[Any], bool], Callable[[Any, Any], Any]], ...] = (
+_RULES: tuple[tuple[tuple[type, ...], str, Callable[[object], bool], Callable[[Any, Any], object]], ...] = (
     ((str,), "text", lambda value: isinstance(value, str), lambda value, known: value),
     ((bool,), "true or false", lambda value: value in (0, 1), lambda value, known: bool(value)),
     ((float,), "a number", lambda value: type(value) in (int, float), lambda value, known: float(value)),
@@ -489,7 +489,7 @@ _RULES: tuple[tuple[tuple[type, ...], str, Callable[[Any], bool], Callable[[Any,
 )
 
 
-def _coerced(item: Assignment, known: Any) -> Any:
+def _coerced(item: Assignment, known: object) -> object:
     """Return an explicit value in the type of the value it overrides.
 
     Raises:
@@ -511,7 +511,7 @@ def _coerced(item: Assignment, known: Any) -> Any:
     return value
 
 
-def _has_strange_text(value: Any, known: Any) -> bool:
+def _has_strange_text(value: Any, known: object) -> bool:
     """Whether text stands in a list that overrides a list of numbers."""
     if not isinstance(known, list | tuple) or not known:
         return False

@@ -31,7 +31,7 @@ class Schema:
     def __init__(self, model: type[BaseModel]) -> None:
         self.model = model
 
-    def defaults(self) -> dict[str, Any]:
+    def defaults(self) -> dict[str, object]:
         """Return the defaults, nested models as mappings; required fields are absent."""
         return _defaults(self.model)
 
@@ -59,7 +59,7 @@ class Schema:
             model = _inner_model(found.annotation)
         return found
 
-    def coerce(self, item: Assignment) -> Any:
+    def coerce(self, item: Assignment) -> object:
         """Return the value of an explicit assignment in the type of its field.
 
         Raises:
@@ -91,7 +91,7 @@ class Schema:
         shown = item.text or repr(item.value)
         raise ConfigError(f"{dotted(item.path)!r}{_at(item.source)}: {complaint}, got {shown}{range_hint(shown)}")
 
-    def build(self, values: Mapping[str, Any], where: Where) -> BaseModel:
+    def build(self, values: Mapping[str, object], where: Where) -> BaseModel:
         """Validate the merged values and return the frozen model.
 
         Args:
@@ -129,10 +129,10 @@ def _at(where: str) -> str:
     return f" ({where})" if where else ""
 
 
-def _defaults(model: type[BaseModel]) -> dict[str, Any]:
+def _defaults(model: type[BaseModel]) -> dict[str, object]:
     from pydantic_core import PydanticUndefined
 
-    found: dict[str, Any] = {}
+    found: dict[str, object] = {}
     for name, info in model.model_fields.items():
         if info.default_factory is not None and info.default_factory_takes_validated_data:
             continue  # depends on other values: pydantic fills it in
@@ -142,7 +142,7 @@ def _defaults(model: type[BaseModel]) -> dict[str, Any]:
     return found
 
 
-def _as_mapping(value: Any) -> Any:
+def _as_mapping(value: object) -> object:
     if hasattr(type(value), "model_fields"):
         return {name: _as_mapping(item) for name, item in value.__dict__.items()}
     return value
@@ -159,7 +159,7 @@ def _descriptions(model: type[BaseModel], path: Path) -> list[tuple[str, str]]:
     return found
 
 
-def _inner_model(annotation: Any) -> type[BaseModel] | None:
+def _inner_model(annotation: object) -> type[BaseModel] | None:
     """Return the one model an annotation means: ``M``, ``M | None``, ``Annotated[M, …]``."""
     origin = get_origin(annotation)
     if origin is Annotated:
@@ -172,7 +172,7 @@ def _inner_model(annotation: Any) -> type[BaseModel] | None:
     return None
 
 
-def _is_plain(annotation: Any) -> bool:
+def _is_plain(annotation: object) -> bool:
     return annotation in (int, float, str, bool, bytes, list, tuple, set) or get_origin(annotation) in (
         list,
         tuple,
@@ -180,7 +180,7 @@ def _is_plain(annotation: Any) -> bool:
     )
 
 
-def _name(annotation: Any) -> str:
+def _name(annotation: object) -> str:
     return getattr(annotation, "__name__", str(annotation))
 
 
@@ -194,14 +194,14 @@ def _has_validators(model: type[BaseModel], info: FieldInfo) -> bool:
     return "*" in decorated or any(name in decorated for name, other in model.model_fields.items() if other is info)
 
 
-def _crosses(value: Any, result: Any) -> bool:
+def _crosses(value: object, result: object) -> bool:
     """Whether pydantic made a number or a truth of text, or a number of a truth: lax beyond what a config may be."""
     if isinstance(value, str | bytes):
         return isinstance(result, bool | int | float) and not isinstance(result, str)
     return isinstance(value, bool) and isinstance(result, int | float) and not isinstance(result, bool)
 
 
-def _crossed(values: Any, result: Any, path: Path) -> list[tuple[Path, str]]:
+def _crossed(values: object, result: object, path: Path) -> list[tuple[Path, str]]:
     if isinstance(values, Mapping):
         found: list[tuple[Path, str]] = []
         for key, value in values.items():
@@ -225,9 +225,9 @@ def _crossed(values: Any, result: Any, path: Path) -> list[tuple[Path, str]]:
     return [(path, f"{values!r} is a {type(values).__name__}, no {kind}")] if _crosses(values, result) else []
 
 
-def _by_alias(model: type[BaseModel], values: Mapping[str, Any]) -> dict[str, Any]:
+def _by_alias(model: type[BaseModel], values: Mapping[str, object]) -> dict[str, object]:
     """Rename fields to what ``model_validate`` expects."""
-    found: dict[str, Any] = {}
+    found: dict[str, object] = {}
     for name, value in values.items():
         info = model.model_fields.get(name)
         if info is None:
@@ -246,18 +246,18 @@ def frozen_model(model: type[BaseModel]) -> type[BaseModel]:
     if model.model_config.get("frozen"):
         return model
 
-    def same(self: Any, other: Any) -> Any:
+    def same(self: Any, other: object) -> object:
         if not isinstance(other, model):
             return NotImplemented
         return self.__dict__ == other.__dict__ and self.__pydantic_extra__ == other.__pydantic_extra__
 
-    def refuse(self: Any, name: str, value: Any = None) -> None:
+    def refuse(self: object, name: str, value: object = None) -> None:
         raise ConfigError(f"{name!r} cannot be changed: the config is frozen; cfg.model_copy(update={{{name!r}: …}})")
 
-    def reduced(self: Any, protocol: Any) -> Any:
+    def reduced(self: object, protocol: object) -> object:
         return _thawed, (model, self.__getstate__())
 
-    body: dict[str, Any] = {
+    body: dict[str, object] = {
         "__module__": model.__module__,
         "__qualname__": model.__qualname__,
         "__doc__": model.__doc__,
@@ -271,11 +271,11 @@ def frozen_model(model: type[BaseModel]) -> type[BaseModel]:
     return cast("type[BaseModel]", metaclass(model.__name__, (model,), body))
 
 
-def _freeze(value: Any) -> None:
+def _freeze(value: object) -> None:
     if hasattr(type(value), "model_fields"):
         for inner in value.__dict__.values():
             _freeze(inner)
-        model: Any = type(value)
+        model: object = type(value)
         object.__setattr__(value, "__class__", frozen_model(model))
     elif isinstance(value, list | tuple | set):
         for inner in value:

@@ -31,15 +31,15 @@ if TYPE_CHECKING:
 
 __all__ = ["MultiScope", "Scope"]
 
-F = TypeVar("F", bound=Callable[..., Any])
+F = TypeVar("F", bound=Callable[..., object])
 
 _REMEMBERED = 64  # command lines whose config is kept, for tasks that each have their own
 
 # Per task and thread, by scope: the words that scope.parse() was given, the configs in use above
 # the present call, and the scopes being resolved.
-_words: ContextVar[Mapping[Any, tuple[str, ...]]] = ContextVar("sweep_scope_words", default={})  # noqa: B039  # never changed, replaced
-_in_use: ContextVar[Mapping[Any, Resolution]] = ContextVar("sweep_scope_in_use", default={})  # noqa: B039  # never changed, replaced
-_resolving: ContextVar[tuple[Any, ...]] = ContextVar("sweep_scope_resolving", default=())
+_words: ContextVar[Mapping[_Configurable, tuple[str, ...]]] = ContextVar("sweep_scope_words", default={})  # noqa: B039  # never changed, replaced
+_in_use: ContextVar[Mapping[Scope, Resolution]] = ContextVar("sweep_scope_in_use", default={})  # noqa: B039  # never changed, replaced
+_resolving: ContextVar[tuple[_Configurable, ...]] = ContextVar("sweep_scope_resolving", default=())
 
 
 @contextmanager
@@ -62,14 +62,14 @@ class _Configurable(ABC):
 
     def _begin(self) -> None:
         self._lock = threading.RLock()
-        self._known: dict[Any, Mapping[Any, Resolution]] = {}  # by words and views, the latest last
+        self._known: dict[object, Mapping[Scope, Resolution]] = {}  # by words and views, the latest last
         self._used: tuple[str, ...] | None = None  # the words of the latest call of a decorated function
 
-    def __getstate__(self) -> dict[str, Any]:
+    def __getstate__(self) -> dict[str, object]:
         state = {name: value for name, value in self.__dict__.items() if name not in ("_lock", "_known", "_used")}
         return state | {"_parsed": self._argv()}  # elsewhere sys.argv is somebody else's
 
-    def __setstate__(self, state: dict[str, Any]) -> None:
+    def __setstate__(self, state: dict[str, object]) -> None:
         self.__dict__.update(state)
         self._begin()
 
@@ -84,15 +84,15 @@ class _Configurable(ABC):
         """What :meth:`resolve` returns an instance of."""
 
     @abstractmethod
-    def _resolve_all(self, argv: Sequence[str]) -> Mapping[Any, Resolution]:
+    def _resolve_all(self, argv: Sequence[str]) -> Mapping[Scope, Resolution]:
         """Resolve every scope for one command line; the manual ends the program."""
 
     @abstractmethod
-    def _version(self) -> Any:
+    def _version(self) -> object:
         """Return what changes when views are added or the environment changes."""
 
     @abstractmethod
-    def _value(self, resolutions: Mapping[Any, Resolution]) -> Any:
+    def _value(self, resolutions: Mapping[Scope, Resolution]) -> Any:
         """Put the resolved configs together."""
 
     def parse(self, argv: Sequence[str] | str) -> Any:
@@ -138,7 +138,7 @@ class _Configurable(ABC):
         """Return the resolved layers as plain JSON data, the lowest first."""
         return [row for one in self._current(argv) for row in one.layers_as_data()]
 
-    def diff(self, other: Any, argv: Sequence[str] | str | None = None) -> list[str]:
+    def diff(self, other: object, argv: Sequence[str] | str | None = None) -> list[str]:
         """Return what differs in ``other`` (a scope, mapping, model or stored layers), a line each."""
         return diff(self.layers_as_data(argv), other)
 
@@ -184,30 +184,30 @@ class _Configurable(ABC):
         if inspect.iscoroutinefunction(function):
 
             @functools.wraps(function)
-            async def call_later(*args: Any, **kwargs: Any) -> Any:
+            async def call_later(*args: object, **kwargs: object) -> Any:
                 return await self._call_later(function, args, kwargs)
 
             return cast(F, call_later)
 
         @functools.wraps(function)  # it travels to other processes by value: no globals in it
-        def call(*args: Any, **kwargs: Any) -> Any:
+        def call(*args: object, **kwargs: object) -> object:
             return self._call(function, args, kwargs)
 
         return cast(F, call)
 
-    def _call(self, function: Callable[..., Any], args: Sequence[Any], kwargs: Mapping[str, Any]) -> Any:
+    def _call(self, function: Callable[..., object], args: Sequence[object], kwargs: Mapping[str, object]) -> object:
         found = self._for(function)
         filled, named = self._fill(function, found, args, kwargs)
         with _using(found):
             return function(*filled, **named)
 
-    async def _call_later(self, function: Callable[..., Any], args: Sequence[Any], kwargs: Mapping[str, Any]) -> Any:
+    async def _call_later(self, function: Callable[..., Any], args: Sequence[object], kwargs: Mapping[str, object]) -> object:
         found = self._for(function)
         filled, named = self._fill(function, found, args, kwargs)
         with _using(found):
             return await function(*filled, **named)
 
-    def _for(self, function: Callable[..., Any]) -> Mapping[Any, Resolution]:
+    def _for(self, function: Callable[..., object]) -> Mapping[Scope, Resolution]:
         above = _in_use.get()
         if all(scope in above for scope in self.scopes):
             return {scope: above[scope] for scope in self.scopes}
@@ -223,11 +223,11 @@ class _Configurable(ABC):
 
     def _fill(
         self,
-        function: Callable[..., Any],
-        found: Mapping[Any, Resolution],
-        args: Sequence[Any],
-        kwargs: Mapping[str, Any],
-    ) -> tuple[list[Any], dict[str, Any]]:
+        function: Callable[..., object],
+        found: Mapping[Scope, Resolution],
+        args: Sequence[object],
+        kwargs: Mapping[str, object],
+    ) -> tuple[list[object], dict[str, object]]:
         configs = {scope.name: found[scope].value for scope in self.scopes}
         types = {scope.name: scope.result_type for scope in self.scopes if scope.result_type is not ADict}
         return fill(function, configs, types, args, kwargs)
@@ -238,7 +238,7 @@ class _Configurable(ABC):
             return [above[scope] for scope in self.scopes]
         return list(self._one(argv).values())
 
-    def _one(self, argv: Sequence[str] | str | None) -> Mapping[Any, Resolution]:
+    def _one(self, argv: Sequence[str] | str | None) -> Mapping[Scope, Resolution]:
         return self._resolutions(self._argv()) if argv is None else self._resolving(_split(argv))
 
     def _argv(self, module: str | None = None) -> tuple[str, ...]:
@@ -257,7 +257,7 @@ class _Configurable(ABC):
         script = hasattr(sys.modules.get("__main__"), "__file__") or sys.argv[:1] == ["-c"]
         return script and _words.get().get(self, self._parsed) is None
 
-    def _resolutions(self, argv: tuple[str, ...], *, fresh: bool = False) -> Mapping[Any, Resolution]:
+    def _resolutions(self, argv: tuple[str, ...], *, fresh: bool = False) -> Mapping[Scope, Resolution]:
         """Resolve, once for each command line: views run once."""
         self._refuse_circle()
         with self._lock:
@@ -268,7 +268,7 @@ class _Configurable(ABC):
                 self._known = {**dict(list(self._known.items())[1 - _REMEMBERED :]), key: found}
             return self._known[key]
 
-    def _resolving(self, argv: tuple[str, ...]) -> Mapping[Any, Resolution]:
+    def _resolving(self, argv: tuple[str, ...]) -> Mapping[Scope, Resolution]:
         self._refuse_circle()
         token = _resolving.set((*_resolving.get(), self))
         try:
@@ -397,13 +397,13 @@ class Scope(_Configurable):
         """Return a context for the end of a view whose block runs after the command line has been read."""
         return LazyBlock()
 
-    def _version(self) -> Any:
+    def _version(self) -> object:
         return tuple(self.views), tuple(environment_of(self._prefix))
 
-    def _value(self, resolutions: Mapping[Any, Resolution]) -> Any:
+    def _value(self, resolutions: Mapping[Scope, Resolution]) -> Any:
         return resolutions[self].value
 
-    def _resolve_all(self, argv: Sequence[str]) -> Mapping[Any, Resolution]:
+    def _resolve_all(self, argv: Sequence[str]) -> Mapping[Scope, Resolution]:
         words = parse_arguments(argv, self._parser)
         if words.manual:
             _print_manual(self._manual(words, self._main), self._parser)
@@ -476,16 +476,16 @@ class MultiScope(_Configurable):
         """ADict: the configs by the names of their scopes."""
         return ADict
 
-    def _version(self) -> Any:
+    def _version(self) -> object:
         return tuple(scope._version() for scope in self._scopes), tuple(environment_of(self._prefix))
 
-    def _value(self, resolutions: Mapping[Any, Resolution]) -> Any:
+    def _value(self, resolutions: Mapping[Scope, Resolution]) -> Any:
         together = ADict()
         for scope in self._scopes:
             dict.__setitem__(together, scope.name, resolutions[scope].value)  # the very configs, so that reads count
         return together.freeze()
 
-    def _resolve_all(self, argv: Sequence[str]) -> Mapping[Any, Resolution]:
+    def _resolve_all(self, argv: Sequence[str]) -> Mapping[Scope, Resolution]:
         parsers = [scope._parser for scope in self._scopes if scope._parser is not None]
         if len(parsers) > 1:
             raise ConfigError("one scope of a MultiScope may have a parser, not several")

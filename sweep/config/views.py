@@ -10,7 +10,7 @@ from collections.abc import Callable, Iterable, Mapping, Sequence
 from contextvars import ContextVar, copy_context
 from dataclasses import dataclass, field
 from types import TracebackType
-from typing import Any, final
+from typing import final
 
 from sweep.config.adict import dotted, leaves
 from sweep.config.layers import short_path
@@ -36,7 +36,7 @@ class View:
     """
 
     name: str
-    call: Callable[[Any], Any]
+    call: Callable[[object], object]
     default: bool
     priority: int
     lazy: bool
@@ -151,7 +151,7 @@ def _by_priority(views: Iterable[View]) -> list[View]:
 
 
 def manual_text(
-    name: str, views: Mapping[str, View], plan: Plan, inputs: Sequence[str], main: str, manuals: Mapping[Any, Any]
+    name: str, views: Mapping[str, View], plan: Plan, inputs: Sequence[str], main: str, manuals: Mapping[object, object]
 ) -> str:
     """Return a scope's part of the manual, without the closing rule. No view is run for it.
 
@@ -205,7 +205,7 @@ class SuspendedView:
         enter: Called there when a block begins.
     """
 
-    def __init__(self, call: Callable[[], Any], enter: Callable[[], None], leave: Callable[[], None]) -> None:
+    def __init__(self, call: Callable[[], object], enter: Callable[[], None], leave: Callable[[], None]) -> None:
         self._call, self._enter, self._leave = call, enter, leave
         self._view_may_run, self._caller_may_run = threading.Semaphore(0), threading.Semaphore(0)
         self._resumed = self._abandoned = False

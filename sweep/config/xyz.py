@@ -25,7 +25,7 @@ from sweep.errors import ConfigError
 
 __all__ = ["dumps", "loads"]
 
-_WORDS: dict[str, Any] = {
+_WORDS: dict[str, object] = {
     "none": None,
     "true": True,
     "false": False,
@@ -44,7 +44,7 @@ _NAMED = re.compile(r'("(?:[^"\\]|\\.)*"|[^:"]+):(?: (.*))?')
 Line = tuple[int, str, int]  # indent, text, line number
 
 
-def dumps(data: Mapping[str, Any]) -> str:
+def dumps(data: Mapping[str, object]) -> str:
     """Return ``data`` (text keys; None, bool, numbers, text, lists and mappings) in XYZ.
 
     Example:
@@ -73,7 +73,7 @@ def _key(key: Any) -> str:
     return key if _KEY.fullmatch(key) else json.dumps(key)
 
 
-def _scalar(value: Any) -> str:
+def _scalar(value: object) -> str:
     if isinstance(value, Mapping | list | tuple):
         return "[Empty Mapping]" if isinstance(value, Mapping) else "[Empty Sequence]"
     if not isinstance(value, str):
@@ -82,7 +82,7 @@ def _scalar(value: Any) -> str:
     return value if exact else json.dumps(value)
 
 
-def _value(text: str) -> Any:
+def _value(text: str) -> object:
     """Read a scalar; returns the very same object where it is plain text."""
     if text[:1] == '"':
         return json.loads(text)
@@ -95,7 +95,7 @@ def _value(text: str) -> Any:
     return float(text) if _FLOAT.fullmatch(text) else text
 
 
-def loads(text: str, where: str = "XYZ text") -> Any:
+def loads(text: str, where: str = "XYZ text") -> object:
     """Read XYZ text; the inverse of :func:`dumps`, and it reads files written by Ato.
 
     Raises:
@@ -115,10 +115,10 @@ def loads(text: str, where: str = "XYZ text") -> Any:
     return value
 
 
-def _read_block(lines: list[Line], at: int, where: str) -> tuple[Any, int]:
+def _read_block(lines: list[Line], at: int, where: str) -> tuple[object, int]:
     indent = lines[at][0]
     sequence = _INDEX.fullmatch(lines[at][1]) is not None
-    found: dict[Any, Any] = {}
+    found: dict[Any, object] = {}
     while at < len(lines) and lines[at][0] == indent:
         key, text, number = _read_head(lines[at], sequence, where)
         if key in found:
@@ -138,7 +138,7 @@ def _read_block(lines: list[Line], at: int, where: str) -> tuple[Any, int]:
     return ([found[index] for index in range(len(found))] if sequence else found), at
 
 
-def _read_head(line: Line, sequence: bool, where: str) -> tuple[Any, str, int]:
+def _read_head(line: Line, sequence: bool, where: str) -> tuple[object, str, int]:
     _, body, number = line
     match = (_INDEX if sequence else _NAMED).fullmatch(body)
     if match is None:
@@ -150,7 +150,7 @@ def _read_head(line: Line, sequence: bool, where: str) -> tuple[Any, str, int]:
     return _read_scalar(head, where, number) if head[0] == '"' else head.strip(), text, number
 
 
-def _read_scalar(text: str, where: str, number: int) -> Any:
+def _read_scalar(text: str, where: str, number: int) -> object:
     try:
         return _value(text)
     except ValueError as error:

@@ -16,9 +16,9 @@ __all__ = ["STRATEGIES", "arguments_of", "build", "class_of", "maker_of", "unkno
 STRATEGIES = {"optimizer": "sweep.optimizers", "scheduler": "sweep.schedulers"}
 
 
-def _groups(given: Mapping[str, Any]) -> Iterator[tuple[str, dict[str, Any]]]:
+def _groups(given: Mapping[str, object]) -> Iterator[tuple[str, dict[str, object]]]:
     """Yield each head of dotted names with what stands below it."""
-    below: dict[str, dict[str, Any]] = {}
+    below: dict[str, dict[str, object]] = {}
     for name, value in given.items():
         head, _, rest = name.partition(".")
         if rest:
@@ -26,7 +26,7 @@ def _groups(given: Mapping[str, Any]) -> Iterator[tuple[str, dict[str, Any]]]:
     yield from below.items()
 
 
-def build(maker: Callable[..., Any], given: Mapping[str, Any]) -> Any:
+def build(maker: Callable[..., object], given: Mapping[str, object]) -> Any:
     """Call a constructor with plain and dotted arguments."""
     arguments = {name: _plain(name, value) for name, value in given.items() if "." not in name}
     for head, below in _groups(given):
@@ -34,7 +34,7 @@ def build(maker: Callable[..., Any], given: Mapping[str, Any]) -> Any:
     return maker(**arguments)
 
 
-def _plain(name: str, value: Any) -> Any:
+def _plain(name: str, value: object) -> object:
     """Return an argument; a strategy's class or name becomes an instance."""
     if name not in STRATEGIES or value is None:
         return value
@@ -42,7 +42,7 @@ def _plain(name: str, value: Any) -> Any:
     return maker() if isinstance(maker, type | partial) else maker
 
 
-def _named(head: str, name: str) -> Any:
+def _named(head: str, name: str) -> object:
     from importlib import import_module
 
     home = import_module(STRATEGIES[head])
@@ -52,7 +52,7 @@ def _named(head: str, name: str) -> Any:
     return getattr(home, name)
 
 
-def maker_of(owner: Callable[..., Any], head: str, given: Mapping[str, Any]) -> Any:
+def maker_of(owner: Callable[..., object], head: str, given: Mapping[str, object]) -> Any:
     """Return what makes the argument ``head`` of ``owner``: a class, or a partial one; None if nobody can tell."""
     found = given.get(head)
     if found is None:
@@ -68,11 +68,11 @@ def maker_of(owner: Callable[..., Any], head: str, given: Mapping[str, Any]) -> 
     return None if cls.__module__ == "builtins" else partial(cls, **constructor_arguments(found))
 
 
-def class_of(maker: Any) -> Any:
+def class_of(maker: object) -> Any:
     return maker.func if isinstance(maker, partial) else maker
 
 
-def arguments_of(maker: Any) -> dict[str, Any]:
+def arguments_of(maker: object) -> dict[str, object]:
     """Return the arguments of a constructor by name, with their defaults (``Parameter.empty`` = none)."""
     cls = class_of(maker)
     variable = (inspect.Parameter.VAR_KEYWORD, inspect.Parameter.VAR_POSITIONAL)
@@ -87,13 +87,13 @@ def arguments_of(maker: Any) -> dict[str, Any]:
     return found
 
 
-def _takes_any(maker: Any) -> bool:
+def _takes_any(maker: object) -> bool:
     cls = class_of(maker)
     kinds = [one.kind for one in inspect.signature(cls).parameters.values()]
     return inspect.Parameter.VAR_KEYWORD in kinds and not (isinstance(cls, type) and issubclass(cls, Experiment))
 
 
-def unknown_argument(maker: Any, name: str, given: Mapping[str, Any], path: str) -> str:
+def unknown_argument(maker: Any, name: str, given: Mapping[str, object], path: str) -> str:
     """Return what is wrong with a dotted name, or ``""``."""
     head, _, rest = name.partition(".")
     taken = arguments_of(maker)

@@ -43,7 +43,7 @@ class Given:
     layers: tuple[Layer, ...] = ()
 
     @classmethod
-    def of(cls, config: Any) -> Given:
+    def of(cls, config: object) -> Given:
         """Read a Scope or MultiScope as it is resolved now, a mapping, or a model.
 
         Raises:
@@ -105,7 +105,7 @@ class Given:
         kept = [_cut(layer, {path: path[1:] for path in layer.writes if path[0] == name and path[1:]}) for layer in self.layers]
         return Given(tuple(items), tuple(layer for layer in kept if layer.writes))
 
-    def as_data(self) -> dict[str, Any]:
+    def as_data(self) -> dict[str, object]:
         """Return the values by dotted key as plain JSON data, for identity."""
         values = {dotted(item.path): item.value for item in self.items}
         return dict(json.loads(json.dumps(values, default=repr)))
@@ -136,7 +136,7 @@ def giving(given: Given) -> Iterator[None]:
         _GIVEN.reset(token)
 
 
-def _nested(item: Assignment) -> Any:
+def _nested(item: Assignment) -> object:
     """Return an item's value under the rest of its path."""
     value = item.value
     for part in reversed(item.path[1:]):
@@ -144,7 +144,7 @@ def _nested(item: Assignment) -> Any:
     return value
 
 
-def _group(item: Assignment, name: str) -> Iterator[tuple[Any, Any]]:
+def _group(item: Assignment, name: str) -> Iterator[tuple[Any, object]]:
     if not isinstance(item.value, Mapping):
         raise ConfigError(f"{item.source!r}: {name!r} is a run, not one value; write {name}.KEY=…")
     return leaves(item.value)
@@ -177,20 +177,20 @@ def _place(layers: Sequence[Layer], path: Any) -> str:
     return dotted(path)
 
 
-def plain(value: Any) -> Any:
+def plain(value: object) -> Any:
     """Return a config as plain mappings; values stay as they are."""
     if hasattr(type(value), "model_fields"):
         return {name: plain(inner) for name, inner in value.__dict__.items()}
     return {key: plain(inner) for key, inner in value.items()} if isinstance(value, Mapping) else value
 
 
-def parts(value: Any) -> Any:
+def parts(value: object) -> object:
     """Return a field's value as plain mappings, dataclasses too."""
     names = () if isinstance(value, type) else getattr(type(value), "__dataclass_fields__", ())
     return {name: parts(getattr(value, name)) for name in names} if names else plain(value)
 
 
-def _group_of(value: Any) -> dict[str, Any]:
+def _group_of(value: object) -> dict[str, object]:
     found = parts(value)
     return dict(found) if isinstance(found, Mapping) else {}
 
@@ -198,7 +198,7 @@ def _group_of(value: Any) -> dict[str, Any]:
 # ---------------------------------------------------------------- values
 
 
-def typed(key: str, items: Sequence[Assignment], annotation: Any, current: Any = None) -> Any:
+def typed(key: str, items: Sequence[Assignment], annotation: object, current: object = None) -> object:
     """Return a value as its annotation wants it: what is given, else the text as it was written.
 
     Args:
@@ -232,15 +232,15 @@ def _refuse(item: Assignment, error: ContractViolation | None) -> NoReturn:
     raise ConfigError(f"{item.source!r}: {reason}{got}{hint}") from error
 
 
-def _value(item: Assignment) -> Any:
+def _value(item: Assignment) -> object:
     return item.value
 
 
-def _text(item: Assignment) -> Any:
+def _text(item: Assignment) -> object:
     return item.value if item.text is None else item.text
 
 
-def _whole(items: Sequence[Assignment], annotation: Any, current: Any, read: Any) -> Any:
+def _whole(items: Sequence[Assignment], annotation: object, current: object, read: Any) -> object:
     """Put together what is given for one field: the last whole value, and above it the parts."""
     last = max((index for index, item in enumerate(items) if len(item.path) == 1), default=-1)
     below = items[last + 1 :]
@@ -260,7 +260,7 @@ def _whole(items: Sequence[Assignment], annotation: Any, current: Any, read: Any
     return {record.aliases.get(name, name): value for name, value in whole.items()} if record is not None else whole
 
 
-def _record(annotation: Any) -> Record | None:
+def _record(annotation: object) -> Record | None:
     """Return the one class with named fields that an annotation means, also where it may be None."""
     found = [Record.of(one) for one in (annotation, *get_args(annotation))]
     records = [one for one in found if one is not None]

@@ -22,7 +22,7 @@ __all__ = ["SETTINGS", "given_settings", "given_space", "given_strategy"]
 SETTINGS = ("metric", "mode", "workers", "seed", "repeats", "retries", "max_failures", "init_from")
 
 
-def given_settings(cls: type, given: Given, fields: Mapping[str, Any], current: Any) -> dict[str, Any]:
+def given_settings(cls: type, given: Given, fields: Mapping[str, object], current: object) -> dict[str, object]:
     """Return the settings and fields that are given, typed.
 
     Raises:
@@ -37,7 +37,7 @@ def given_settings(cls: type, given: Given, fields: Mapping[str, Any], current: 
     }
 
 
-def given_strategy(head: str, items: Sequence[Assignment], present: Any) -> Any:
+def given_strategy(head: str, items: Sequence[Assignment], present: object) -> object:
     """Return an optimizer or scheduler: by its name, or the present one with other arguments.
 
     Raises:
@@ -54,13 +54,13 @@ def given_strategy(head: str, items: Sequence[Assignment], present: Any) -> Any:
         raise ConfigError(f"{items[-1].source!r}: {error}") from error
 
 
-def _owner(optimizer: Any = None, scheduler: Any = None) -> dict[str, Any]:
+def _owner(optimizer: object = None, scheduler: object = None) -> dict[str, object]:
     return {"optimizer": optimizer, "scheduler": scheduler}
 
 
 def given_space(
-    given: Mapping[str, Sequence[Assignment]], space: Mapping[str, Any], objective: Objective | None, settings: Sequence[str]
-) -> dict[str, Any]:
+    given: Mapping[str, Sequence[Assignment]], space: Mapping[str, object], objective: Objective | None, settings: Sequence[str]
+) -> dict[str, object]:
     """Return what is given of the search space, by dotted name.
 
     Args:
@@ -75,7 +75,7 @@ def given_space(
     """
     taken = None if objective is None else objective.takes()
     heads = {name.partition(".")[0] for name in space}
-    found: dict[str, Any] = {}
+    found: dict[str, object] = {}
     for head, items in given.items():
         if head not in heads and taken is not None and head not in taken:
             raise UnknownName("key", dotted(items[0].path), {*taken, *space, *settings}, repr(items[0].source))
@@ -84,7 +84,7 @@ def given_space(
     return found
 
 
-def _distribution(item: Assignment, annotation: Any) -> Any:
+def _distribution(item: Assignment, annotation: object) -> object:
     text = item.text if item.text is not None else item.value
     found = search_range(item.source, text.strip()) if isinstance(text, str) else None
     if found is not None:
