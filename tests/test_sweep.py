@@ -529,6 +529,20 @@ def test_asha_pauses_promotes_and_goes_on_from_the_checkpoint() -> None:
     assert len(unpromoted) + len(completed) == 18
 
 
+def test_of_the_checkpoints_the_best_three_stay_and_the_files_of_the_others_go(store_path: Path) -> None:
+    def heavy(x: float, ctx: Context) -> None:
+        for step in range(1, 6):
+            ctx.save({"weights": np.full(4000, x + step), "step": step})
+            ctx.report(step, loss=x * x + 1 / step)
+
+    best = sorted(sweep(heavy).run(8).trials, key=lambda trial: trial.score or 0.0)[:3]
+    kept = [path for path in (store_path.parent / "sweep.db.d" / "blobs").rglob("*") if path.is_file()]
+    assert sorted(float(np.load(path)[0]) for path in kept) == sorted(trial.params["x"] + 5 for trial in best)
+    with open_store() as store:
+        assert store.row("SELECT count(*) FROM journal WHERE kind='checkpoint'") == (3,)
+        assert store.row("SELECT count(*) FROM blob") == (3,)
+
+
 def test_rungs_promote_the_best() -> None:
     result = sweep(learn, scheduler=ASHAScheduler(max_epochs=9, reduction_factor=3), workers=1).run(27)
     by_score = sorted(result.trials, key=lambda trial: trial.params["x"])

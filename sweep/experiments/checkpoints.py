@@ -31,9 +31,10 @@ class Checkpoints:
 
     def __init__(self, store: Store, root_id: int, machine: Machine) -> None:
         self._store, self._root_id, self._machine = store, root_id, machine
-        self._held: dict[tuple[int, int], str] = {}
+        self._held: dict[int, dict[int, str]] = {}  # by trial and repeat
         self._users: Counter[str] = Counter()
         self._best: list[tuple[float, int]] = []
+        self._bare: set[str] = set()
         for trial in machine.trials:
             self.update(trial.number)
             if trial.status.ended:
@@ -49,34 +50,42 @@ class Checkpoints:
             elif isinstance(event, ev.Ended) and self._machine.trials[event.number].status.ended:
                 self.ended(self._machine.trials[event.number])
 
+    def written(self, reference: str, text: str) -> None:
+        """Take note of what a checkpoint is: one without arrays is dropped by one statement instead of three."""
+        if "$" not in text:
+            self._bare.add(reference)
+
     def update(self, number: int, run: int = 0) -> None:
         """Take note of the checkpoint that a trial goes on from now."""
         found = self._machine.checkpoint(number, run)
         if found is not None:
-            self._hold((number, run), found[1])
+            self._hold(number, run, found[1])
 
     def ended(self, trial: Trial) -> None:
         """A trial will not go on: keep its checkpoint only if it is among the best three."""
-        if (trial.number, 0) not in self._held:
+        if 0 not in self._held.get(trial.number, ()):
             return
         loss = self._machine.standing.objectives[0].loss(trial.score) if trial.score is not None else float("inf")
         self._best = sorted([*self._best, (loss, trial.number)])
         if len(self._best) > _BEST:
             _, number = self._best.pop()
-            for key in [key for key in self._held if key[0] == number]:
-                self._hold(key, None)
+            for run in tuple(self._held.get(number, ())):
+                self._hold(number, run, None)
+            self._held.pop(number, None)
 
-    def _hold(self, key: tuple[int, int], reference: str | None) -> None:
-        old = self._held.pop(key, None)
+    def _hold(self, number: int, run: int, reference: str | None) -> None:
+        held = self._held.setdefault(number, {})
+        old = held.pop(run, None)
         if reference is not None:
-            self._held[key] = reference
+            held[run] = reference
             self._users[reference] += 1
         if old is not None:
             self._users[old] -= 1
             if self._users[old] <= 0:
                 del self._users[old]
                 row, _, name = old.partition(":")
-                Journal(self._store, int(row), self._root_id, fresh=True).discard(name)
+                Journal(self._store, int(row), self._root_id, fresh=True).discard(name, bare=old in self._bare)
+                self._bare.discard(old)
 
 
 def orphans(store: Store, row: RunRow) -> list[tuple[int, str]]:

@@ -184,8 +184,7 @@ class Driver:
         clock, machine = current_clock(), self.conductor.machine
         self.log.write(list(events), machine.trials, clock.wall())
         self.checkpoints.follow(events)
-        decisive = any(not isinstance(event, ev.Reported) or event.decision != "continue" for event in events)
-        if decisive or clock.now() - self._flushed > _FLUSH:
+        if not all(map(_rides, events)) or clock.now() - self._flushed > _FLUSH:
             self.handle.store.commit()
             self._flushed = clock.now()
         self._spend()
@@ -301,6 +300,14 @@ _ANNOUNCED: dict[type, str] = {
     ev.Saved: "trial.saved", ev.Promoted: "trial.promoted",
     ev.Exploited: "trial.exploited", ev.Ended: "trial.ended",
 }  # fmt: skip
+
+
+def _rides(event: ev.Event) -> bool:
+    """Whether an event may wait for the next commit: lost with the tail, it is as if the trial had not come so far.
+
+    A checkpoint counts from a report on, so it waits as that does.
+    """
+    return isinstance(event, ev.Saved) or (isinstance(event, ev.Reported) and event.decision == "continue")
 
 
 def _alone(group: BaseExceptionGroup[BaseException]) -> BaseException:

@@ -351,15 +351,17 @@ def to_data(event: Event) -> dict[str, Any]:
         >>> to_data(Promoted(3, 9))
         {'event': 'promoted', 'number': 3, 'step': 9}
     """
-    return {"event": _NAMES[type(event)], **_plain(event)}
+    kind = type(event)
+    data = {"event": _NAMES[kind], **_fields(event)}
+    if kind in _PARTS:
+        name, part = _PARTS[kind]
+        inside = data[name]
+        data[name] = _fields(inside) if type(inside) is part else [_fields(one) for one in inside]
+    return data
 
 
-def _plain(value: Any) -> Any:
-    """Return an event, or what is in one, as plain data."""
-    names = _FIELDS.get(type(value))
-    if names is not None:
-        return {name: _plain(getattr(value, name)) for name in names}
-    return [_plain(one) for one in value] if type(value) is tuple else value
+def _fields(value: Any) -> dict[str, Any]:
+    return {name: getattr(value, name) for name in _FIELDS[type(value)]}
 
 
 def from_data(data: Mapping[str, Any]) -> Event:

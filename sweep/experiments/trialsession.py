@@ -9,6 +9,7 @@ from typing import Any, Protocol, final
 from sweep.clock import current_clock
 from sweep.errors import StoreError, StoreUnwritable
 from sweep.experiments import events as ev
+from sweep.experiments.checkpoints import Checkpoints
 from sweep.experiments.conductor import Conductor, Step
 from sweep.pipeline.runtime import Handle
 from sweep.store.journal import Journal
@@ -22,6 +23,7 @@ class Desk(Protocol):
 
     conductor: Conductor
     handle: Handle
+    checkpoints: Checkpoints
     mutex: Any
 
     def submit(self, call: Callable[..., Step], *args: Any) -> Step:
@@ -32,12 +34,12 @@ class Desk(Protocol):
 class TrialSession:
     """The wire of one attempt into the sweep; used from the loop or from any thread."""
 
-    __slots__ = ("_attempt", "_desk", "_reference", "_row", "_run", "_saves", "_trial", "next_decision")
+    __slots__ = ("_attempt", "_desk", "_journal", "_reference", "_row", "_run", "_saves", "_trial", "next_decision")
 
     def __init__(self, desk: Desk, start: ev.Start, row: int) -> None:
         self._desk, self._trial, self._row = desk, start.trial, row
         self._attempt, self._run, self._reference = start.attempt, start.run, start.checkpoint
-        self._saves = 0
+        self._saves, self._journal = 0, Journal(desk.handle.store, row, desk.handle.root_id, fresh=True)
         self.next_decision: int | None = desk.conductor.scheduler.next_decision(start.trial)
 
     def report(self, step: int, metrics: Mapping[str, float]) -> Decision:
@@ -50,9 +52,8 @@ class TrialSession:
 
     def save(self, value: Any) -> None:
         """Write a checkpoint; it counts from the next report on. A full disk ends the sweep, it is no fault of the trial."""
-        desk = self._desk
+        desk, journal = self._desk, self._journal
         place = f"ctx.save() of {self._trial.path}"
-        journal = Journal(desk.handle.store, self._row, desk.handle.root_id, fresh=True)
         try:
             text = journal.encode(value, place=place)
         except StoreUnwritable as error:
@@ -61,9 +62,11 @@ class TrialSession:
         with desk.mutex:
             self._saves += 1
             key = f"checkpoint/{self._attempt}.{self._run}.{self._saves}"
+            reference = f"{self._row}:{key}"
             journal.put(key, "checkpoint", text)
-            desk.submit(desk.conductor.save, self._trial.number, self._attempt, f"{self._row}:{key}", self._run)
-        self._reference = f"{self._row}:{key}"
+            desk.checkpoints.written(reference, text)
+            desk.submit(desk.conductor.save, self._trial.number, self._attempt, reference, self._run)
+        self._reference = reference
 
     def load(self) -> Any | None:
         """Read the checkpoint this attempt goes on from; a damaged one ends the sweep, it is no fault of the trial."""

@@ -18,6 +18,7 @@ from sweep.store.writer import Store
 __all__ = ["Entry", "Journal", "checksum_of"]
 
 _PUT = "INSERT OR REPLACE INTO journal(run_id, key, kind, value, code, contract, at, checksum) VALUES (?,?,?,?,?,?,?,?)"
+_HELD = "SELECT b.digest, j.at FROM blob b JOIN journal j ON j.run_id=b.run_id AND j.key=b.key WHERE b.run_id=? AND b.key=?"
 _GET = "SELECT key, kind, value, code, contract, checksum FROM journal WHERE run_id=?"
 
 _MARKS = re.compile(r"[/\[!]")
@@ -158,9 +159,10 @@ class Journal:
         self._release(key, references(text) if "$" in text else set())
         self.put(key, kind, text)
 
-    def discard(self, key: str) -> None:
-        """Queue the removal of an outcome; its blobs go after the commit."""
-        self._release(key, set())
+    def discard(self, key: str, *, bare: bool = False) -> None:
+        """Queue the removal of an outcome; its blobs go after the commit, unless it is known to have none (``bare``)."""
+        if not bare:
+            self._release(key, set())
         self.store.add("DELETE FROM journal WHERE run_id=? AND key=?", (self.run_id, key))
 
     def discard_below(self, prefix: str) -> None:
@@ -170,13 +172,15 @@ class Journal:
             self.store.add(f"DELETE FROM {table} WHERE run_id=? AND key>=? AND key<?", (self.run_id, prefix, end))  # noqa: S608  # one of two names
 
     def _release(self, key: str, kept: set[str]) -> None:
+        """Queue that a key refers to no blob any more; where something was queued for it before, that counts too."""
         place = (self.run_id, key)
-        rows = self.store.rows("SELECT digest FROM blob WHERE run_id=? AND key=?", place)
+        self.store.ask(_HELD, place, lambda rows: self._let_go(rows, kept))
         self.store.add("DELETE FROM blob WHERE run_id=? AND key=?", place)
-        gone = {row[0] for row in rows} - kept
-        written = self.store.row("SELECT at FROM journal WHERE run_id=? AND key=?", place) if gone else None
-        if written is not None:
-            self.store.after_commit(lambda: self._drop(gone, float(written[0])))
+
+    def _let_go(self, rows: list[tuple[Any, ...]], kept: set[str]) -> None:
+        gone = {digest for digest, _ in rows} - kept
+        if gone:
+            self.store.after_commit(lambda: self._drop(gone, float(rows[0][1])))
 
     def _drop(self, digests: set[str], before: float) -> None:
         """Remove blobs that no row refers to, unless somebody has put the same content since."""

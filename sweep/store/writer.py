@@ -77,7 +77,7 @@ class Store:
         self.durability: Durability = durability
         self._mutex = threading.RLock()
         self._pid = os.getpid()
-        self._queue: list[tuple[str, Sequence[Any], Callable[[int], None] | None]] = []
+        self._queue: list[tuple[str, Sequence[Any], Callable[[Any], None] | None]] = []
         self._after: list[Callable[[], None]] = []
         self._owned: dict[int, int] = {}
         self._definitions: dict[str, int] = {}
@@ -211,6 +211,11 @@ class Store:
         with self._mutex:
             self._queue.append((statement, parameters, inserted))
 
+    def ask(self, query: str, parameters: Sequence[Any], answered: Callable[[list[tuple[Any, ...]]], None]) -> None:
+        """Queue a query among the statements of the next commit; ``answered`` then gets what it found there."""
+        with self._mutex:
+            self._queue.append((query, parameters, answered))
+
     def after_commit(self, action: Callable[[], None]) -> None:
         """Call ``action`` once the statements queued so far are committed."""
         with self._mutex:
@@ -229,10 +234,10 @@ class Store:
             self._same_process()
             if time.monotonic() - self._looked > _LOOK:
                 self._check_there()
-            rows = self._transaction(self._write_queue)
+            answers = self._transaction(self._write_queue)
             self._queue = []
-            for inserted, row_id in rows:
-                inserted(row_id)
+            for told, answer in answers:
+                told(answer)
             actions, self._after = self._after, []
         for action in actions:
             action()
@@ -250,14 +255,14 @@ class Store:
                 "there now): what the run has finished is gone with it; start it again"
             )
 
-    def _write_queue(self, connection: sqlite3.Connection) -> list[tuple[Callable[[int], None], int]]:
-        """Execute what is queued; return who wants to know the id of a new row, and the id."""
-        rows: list[tuple[Callable[[int], None], int]] = []
-        for statement, parameters, inserted in self._queue:
+    def _write_queue(self, connection: sqlite3.Connection) -> list[tuple[Callable[[Any], None], Any]]:
+        """Execute what is queued; return who wants to know what came of it, and what did: a row's id, or rows."""
+        answers: list[tuple[Callable[[Any], None], Any]] = []
+        for statement, parameters, told in self._queue:
             cursor = connection.execute(statement, parameters)
-            if inserted is not None:
-                rows.append((inserted, cursor.lastrowid or 0))
-        return rows
+            if told is not None:
+                answers.append((told, cursor.lastrowid or 0 if cursor.description is None else cursor.fetchall()))
+        return answers
 
     def _transaction(self, work: Callable[[sqlite3.Connection], T]) -> T:
         """Do some work in one transaction, if this process still owns its runs (no context manager: it costs 3 µs)."""
