@@ -139,6 +139,9 @@ class Context:
     def save(self, value: Any) -> None:
         """Keep a checkpoint; call it before the report it belongs to.
 
+        The two are committed together: at once where the scheduler decides something, else within a second. What
+        a crash takes before that is as if the trial had not come so far.
+
         Args:
             value: Plain data, arrays, tensors, state dicts, pydantic models, dataclasses, nested at will.
 
