@@ -218,10 +218,14 @@ class _Ax:
 
 
 def _import_ax() -> _Ax:
+    storage = logging.getLogger("ax.storage.sqa_store.with_db_settings_base")
+    storage.disabled = True  # it announces that it was imported
     try:
         ax = _Ax()
     except ImportError as error:
         raise MissingExtra("AxOptimizer", "ax-platform", "ax", "or use BayesianOptimizer or OptunaOptimizer") from error
+    finally:
+        storage.disabled = False
     # it announces every trial that it is told of; warnings still come through
     logging.getLogger("ax.api.client").setLevel(logging.WARNING)
     return ax

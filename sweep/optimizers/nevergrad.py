@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import random
+import warnings
 from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from typing import Any, ClassVar, final
@@ -32,7 +33,8 @@ class NevergradOptimizer(ModelOptimizer):
 
     Args:
         search_space: What to search; None: the sweep's.
-        optimizer: A name in ``nevergrad.optimizers.registry``.
+        optimizer: A name in ``nevergrad.optimizers.registry``. Where ``"NGOpt"`` chooses a metamodel, which numpy 2.4 and
+            up does not let Nevergrad compute, the optimizer below the model goes on without it.
         budget: Trials that will be run; ``"NGOpt"`` chooses its method by it, and a one-shot method (``"LHSSearch"``,
             …) is exhausted then. None: 100 is assumed.
         num_workers: Trials that run at once, where known.
@@ -40,7 +42,8 @@ class NevergradOptimizer(ModelOptimizer):
     Raises:
         MissingExtra: At ``setup``: Nevergrad is not installed.
         UnknownName: At ``setup``: its registry has no such name.
-        StrategyError: ``budget`` or ``num_workers`` is below 1. From any method: Nevergrad's own code fails.
+        StrategyError: ``budget`` or ``num_workers`` is below 1. At ``setup``: the optimizer named is a metamodel and numpy
+            2.4 or newer. From any method: Nevergrad's own code fails, or lacks a package.
 
     Example:
         >>> from sweep.space import SearchSpace, Uniform
@@ -108,6 +111,9 @@ class _Session:
             raise MissingExtra("NevergradOptimizer", "nevergrad", "nevergrad") from error
         if name not in ng.optimizers.registry:
             raise UnknownName("Nevergrad optimizer", name, ng.optimizers.registry)
+        # Nevergrad calls scipy's COBYLA without a tolerance, which is no choice of the user's. The filter stays, for
+        # one that comes and goes would take other threads' filters with it; it hides this one sentence and no other.
+        warnings.filterwarnings("ignore", r"COBYLA: Invalid RHOEND", UserWarning, r"scipy\._lib\.pyprima\.")
         self._space, self._seed, self._name = space, seed, name
         one_shot = bool(getattr(ng.optimizers.registry[name], "one_shot", False))
         self._last = budget if one_shot else None
@@ -127,6 +133,14 @@ class _Session:
             )
             self._domain.random_state = np.random.RandomState(0)  # its own, seeded for each suggestion
             self._optimizer = ng.optimizers.registry[name](self._domain, budget=budget, num_workers=workers)
+            chosen = getattr(self._optimizer, "optim", self._optimizer)  # what NGOpt chose, by dimension and budget
+        if type(chosen).__name__ == "_MetaModel" and not _floats_arrays():
+            if chosen is self._optimizer:
+                raise StrategyError(
+                    f"Nevergrad's metamodels, {name!r} among them, fail with this version of numpy (2.4 and up): take "
+                    "numpy below 2.4, or name another one, such as NevergradOptimizer(optimizer='CMA')"
+                )
+            self._optimizer = chosen._optim  # what Nevergrad itself goes on with when its model fails
         self._candidates: dict[int, Any] = {}
         self._told: set[int] = set()
         self._worst: list[float] | None = None
@@ -138,8 +152,9 @@ class _Session:
             with _global_generators(seed):
                 yield
         except Exception as error:
+            why = "needs a package that is not installed" if isinstance(error, ImportError) else "fails on this space and history"
             raise StrategyError(
-                f"Nevergrad's optimizer {self._name!r} fails on this space and history ({type(error).__name__}: {error}); "
+                f"Nevergrad's optimizer {self._name!r} {why} ({type(error).__name__}: {error}); "
                 "name another one, such as NevergradOptimizer(optimizer='TwoPointsDE')"
             ) from error
 
@@ -220,6 +235,17 @@ class _Session:
         """Return the unit coordinate of one of Nevergrad's values."""
         size = self._sizes.get(name)
         return min(max(float(value), 0.0), 1.0) if size is None else (int(value) + 0.5) / size
+
+
+def _floats_arrays() -> bool:
+    """Whether numpy makes a float of an array of one number, on which Nevergrad's metamodels count."""
+    import numpy as np
+
+    try:
+        float(np.ones(1))
+    except (TypeError, DeprecationWarning):  # from 2.4 on; before that a warning, which may have been made an error
+        return False
+    return True
 
 
 def _words(seed: int) -> list[int]:

@@ -5,9 +5,10 @@ from __future__ import annotations
 import copy
 import inspect
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from importlib.util import find_spec
 from typing import TYPE_CHECKING, Any, ClassVar, final
 
-from sweep.errors import MissingExtra, StrategyError, UnknownName
+from sweep.errors import MissingExtra, StrategyError, UnknownName, did_you_mean
 from sweep.optimizers.history import ModelOptimizer, Proposal, Record, State
 from sweep.optimizers.seeding import own_seed
 from sweep.space import Choice, Integer, LogNormal, LogUniform, Normal, SearchSpace, Uniform
@@ -46,8 +47,8 @@ class OptunaOptimizer(ModelOptimizer):
 
     Raises:
         MissingExtra: At ``setup``: Optuna, or a package that the sampler needs, is not installed.
-        UnknownName: At ``setup``: Optuna has no such sampler.
-        StrategyError: At ``setup``: the sampler refuses its options.
+        UnknownName: Optuna has no such sampler.
+        StrategyError: The sampler has no such option; at ``setup``: it refuses one's value.
 
     Example:
         >>> from sweep.space import SearchSpace, Uniform
@@ -75,8 +76,11 @@ class OptunaOptimizer(ModelOptimizer):
         super().__init__(search_space)
         self.sampler = sampler
         self.sampler_options = sampler_options
-        if not isinstance(sampler, str) and sampler_options:
-            raise StrategyError(f"sampler={sampler!r} has its options already; drop {sorted(sampler_options)}")
+        if not isinstance(sampler, str):
+            if sampler_options:
+                raise StrategyError(f"sampler={sampler!r} has its options already; drop {sorted(sampler_options)}")
+        elif (sampler_options or sampler != "TPE") and find_spec("optuna") is not None:
+            _check_options(sampler, sampler_options)
 
     def _begin(self) -> None:
         super()._begin()
@@ -247,6 +251,39 @@ def _import_optuna() -> Any:
     return optuna
 
 
+def _sampler_class(name: str) -> type[optuna.samplers.BaseSampler]:
+    """Return the class of the sampler of that name, with or without "Sampler".
+
+    Raises:
+        UnknownName: There is none.
+    """
+    samplers = _import_optuna().samplers
+    classes: dict[str, type[optuna.samplers.BaseSampler]] = {
+        cls.__name__.removesuffix("Sampler"): cls
+        for cls in (getattr(samplers, exported) for exported in samplers.__all__)
+        if isinstance(cls, type) and issubclass(cls, samplers.BaseSampler) and not inspect.isabstract(cls)
+    }
+    found = classes.get(name.removesuffix("Sampler"))
+    if found is None:
+        raise UnknownName("Optuna sampler", name, classes)
+    return found
+
+
+def _check_options(name: str, options: Mapping[str, Any]) -> None:
+    """Refuse a name, or the name of an option, that Optuna does not know.
+
+    Raises:
+        UnknownName: There is no such sampler.
+        StrategyError: It has no such option.
+    """
+    cls = _sampler_class(name)
+    known = {*inspect.signature(cls).parameters, "constraints_func"}
+    unknown = [option for option in options if option not in known]
+    if unknown:
+        meant = did_you_mean(unknown[0], known) or f"; it takes {', '.join(sorted(known))}"
+        raise StrategyError(f"Optuna's {cls.__name__} has no option {unknown[0]!r}{meant}")
+
+
 def _make_sampler(
     name: str, options: dict[str, Any], seed: int, axes: Mapping[str, Axis], space: SearchSpace
 ) -> optuna.samplers.BaseSampler:
@@ -257,16 +294,9 @@ def _make_sampler(
         MissingExtra: It needs a package that is not installed.
         StrategyError: It refuses its options.
     """
-    samplers = _import_optuna().samplers
-    classes = {
-        cls.__name__.removesuffix("Sampler"): cls
-        for cls in (getattr(samplers, exported) for exported in samplers.__all__)
-        if isinstance(cls, type) and issubclass(cls, samplers.BaseSampler) and not inspect.isabstract(cls)
-    }
-    short = name.removesuffix("Sampler")
-    if short not in classes:
-        raise UnknownName("Optuna sampler", name, classes)
-    known = inspect.signature(classes[short]).parameters
+    cls = _sampler_class(name)
+    short = cls.__name__.removesuffix("Sampler")
+    known = inspect.signature(cls).parameters
     defaults = {"seed": seed}
     if short in ("CmaEs", "GP", "QMC"):  # said in the documentation, not once for every trial
         defaults["warn_independent_sampling"] = False
@@ -274,11 +304,13 @@ def _make_sampler(
     if short == "Grid" and "search_space" not in arguments:
         arguments["search_space"] = {key: [axis.encode(v) for v in _grid(space, key)] for key, axis in axes.items()}
     try:
-        sampler: optuna.samplers.BaseSampler = classes[short](**arguments)
+        # not by calling the class: that an interface of Optuna's may change is nothing to one who names a sampler here
+        sampler: optuna.samplers.BaseSampler = cls.__new__(cls)
+        inspect.unwrap(cls.__init__)(sampler, **arguments)
     except ImportError as error:
         raise MissingExtra(f"Optuna's sampler {name!r}", error.name or str(error), "optuna") from error
     except (TypeError, ValueError) as error:
-        raise StrategyError(f"Optuna's {classes[short].__name__} refuses its options: {error}") from error
+        raise StrategyError(f"Optuna's {cls.__name__} refuses its options: {error}") from error
     return sampler
 
 

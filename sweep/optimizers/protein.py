@@ -47,7 +47,7 @@ class ProteinOptimizer(OwnModelOptimizer):
         resample_frequency: Every so many suggestions a Pareto point is tried again; 0: never.
         expansion_rate: How far beyond the highest cost seen (in spans of its logarithm) the target may lie.
         suggestions_per_pareto: Candidates round each Pareto point.
-        max_suggestion_cost: Candidates predicted to cost more are left out.
+        max_suggestion_cost: Candidates predicted to cost more are left out; where all are, the cheapest is taken.
         ucb_beta: Standard deviations of ``"ucb"``.
         global_search_scale: Multiplies ``scale``.
 
@@ -162,7 +162,7 @@ class ProteinOptimizer(OwnModelOptimizer):
         return self._encoding.params(units[int(np.argmax(rating))])
 
     def _rate(self, x: Array, seen: list[Record], rng: np.random.Generator) -> Array:
-        """Return the rating (n,) of candidates with features (n, D)."""
+        """Return the rating (n,) of candidates with features (n, D); where all are too dear, the cheapest is the best."""
         import numpy as np
 
         from sweep.optimizers.smooth import SmoothModel
@@ -181,8 +181,11 @@ class ProteinOptimizer(OwnModelOptimizer):
         closeness = np.ones(len(x))
         if reach > 1e-9:
             cost, _ = SmoothModel(theirs[: len(rows)], (logs - low) / reach).predict(x)
+            dear = cost * reach + low > math.log(self.max_suggestion_cost or 1e-9)
+            if dear.all():
+                return -cost
             closeness = np.maximum(1.0 - np.abs(cost - target), 0.0)
-            value = np.where(cost * reach + low > math.log(self.max_suggestion_cost or 1e-9), -np.inf, value)
+            value = np.where(dear, -np.inf, value)
         rating: Array = np.where(np.isfinite(value), np.maximum(value, 1e-9) * (closeness + 1e-9), -np.inf)
         return rating * self._survival(x, theirs[: len(rows)])
 

@@ -57,22 +57,17 @@ class TestNSGAII(OptimizerContract):
         return OptunaOptimizer(sampler="NSGAII", population_size=5)
 
 
-_EXPERIMENTAL = pytest.mark.filterwarnings("ignore:.*Sampler is experimental:optuna.exceptions.ExperimentalWarning")
-
-
-@_EXPERIMENTAL
 class TestQMC(OptimizerContract):
     def make(self) -> OptunaOptimizer:
         return OptunaOptimizer(sampler="QMC")
 
 
-@_EXPERIMENTAL
 class TestNSGAIII(OptimizerContract):
     def make(self) -> OptunaOptimizer:
         return OptunaOptimizer(sampler="NSGAIII", population_size=5)
 
 
-@_EXPERIMENTAL
+@pytest.mark.filterwarnings("ignore:.*Sampler is experimental:optuna.exceptions.ExperimentalWarning")
 class TestOptunaInstance(OptimizerContract):
     def make(self) -> OptunaOptimizer:
         import optuna

@@ -7,8 +7,9 @@ from typing import Any
 
 import pytest
 
-from sweep.errors import MissingExtra, StrategyError, UnknownName
-from sweep.optimizers import OptunaOptimizer
+from sweep import MetaExperiment, SweepExperiment
+from sweep.errors import ContractError, MissingExtra, StrategyError, UnknownName
+from sweep.optimizers import OptunaOptimizer, RandomOptimizer
 from sweep.optimizers.seeding import own_seed
 from sweep.space import Choice, Integer, LogInteger, LogUniform, Normal, Ordinal, SearchSpace, Uniform
 from sweep.testing.optimizers import copies, params_of, play
@@ -19,7 +20,6 @@ module = pytest.importorskip("sweep.optimizers.optuna")
 Axis = pytest.importorskip("sweep.optimizers.optuna_study").Axis
 
 SPACE = SearchSpace({"x": Uniform(-1, 1), "y": LogInteger(1, 100), "z": Choice(["a", "b"])})
-EXPERIMENTAL = pytest.mark.filterwarnings("ignore:.*is experimental:optuna.exceptions.ExperimentalWarning")
 
 
 def bowl(params: Any) -> float:
@@ -105,7 +105,6 @@ def test_the_gaussian_process_sampler() -> None:
     assert params_of(optimizer.suggest(1)) == params_of(restored.suggest(1))
 
 
-@EXPERIMENTAL
 @pytest.mark.parametrize("sampler", ["Grid", "BruteForce"])
 def test_finite_samplers_end(sampler: str) -> None:
     space = SearchSpace({"a": Integer(1, 3), "b": Ordinal(["low", "high"])})
@@ -170,12 +169,26 @@ def test_values_survive_the_way_there_and_back(part: Any) -> None:
 
 
 def test_what_is_wrong_is_named() -> None:
+    """At construction, so that an experiment's check finds it too; a value that a sampler refuses, at ``setup``."""
     with pytest.raises(UnknownName, match="did you mean 'CmaEs'"):
-        OptunaOptimizer(SPACE, "CmaES").suggest(1)
-    with pytest.raises(StrategyError, match="population"):
-        OptunaOptimizer(SPACE, "TPE", population=3).suggest(1)
+        OptunaOptimizer(SPACE, "CmaES")
+    with pytest.raises(StrategyError, match=r"TPESampler has no option 'population'; it takes .*n_startup_trials"):
+        OptunaOptimizer(SPACE, "TPE", population=3)
+    with pytest.raises(StrategyError, match="did you mean 'n_startup_trials'"):
+        OptunaOptimizer(SPACE, n_startup_trails=3)
+    with pytest.raises(StrategyError, match=r"NSGAIISampler refuses its options: .*population_size"):
+        OptunaOptimizer(SPACE, "NSGAII", population_size=1).suggest(1)
     with pytest.raises(StrategyError, match="drop"):
         OptunaOptimizer(SPACE, optuna.samplers.TPESampler(), n_startup_trials=3)
+
+
+def test_an_experiment_over_sweeps_checks_the_options_of_a_sampler_in_its_space() -> None:
+    meta = MetaExperiment(
+        SweepExperiment, {"optimizer.n_startup_trails": Integer(5, 30)}, optimizer=RandomOptimizer(), budget=2,
+        fixed={"objective": lambda x: x, "search_space": {"x": Uniform(0, 1)}, "optimizer": OptunaOptimizer},
+    )  # fmt: skip
+    with pytest.raises(ContractError, match="no option 'n_startup_trails'; did you mean 'n_startup_trials'"):
+        meta.check()
 
 
 def test_a_package_that_a_sampler_needs(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -94,6 +94,18 @@ def test_nothing_dearer_than_the_limit_is_suggested() -> None:
     assert sum(dear) <= 2
 
 
+def test_where_everything_is_too_dear_the_cheapest_is_taken() -> None:
+    """Cost is 1 to exp(5), the limit below all of it: the next ones are small ones, as cheap as there are."""
+    optimizer = _history(resample_frequency=0, max_suggestion_cost=0.01)
+    x = optimizer._features([Record(Trial({"size": a / 9, "lr": 0.5})) for a in range(10)])
+    rating = optimizer._rate(x, optimizer._history.records, _Target(0.5))  # type: ignore[arg-type]  # it draws one number
+    assert np.all(np.isfinite(rating))
+    assert np.argmax(rating) == 0
+    cheapest = min(record.params["size"] for record in optimizer._history.records)
+    sizes = [trial.params["size"] for trial in optimizer.suggest(6)[1:]]  # the first is the centre
+    assert max(sizes) <= cheapest
+
+
 def test_pareto_points_are_tried_again() -> None:
     found = learn(ProteinOptimizer(PLANE, resample_frequency=5), 21)
     earlier = [trial.params for trial in found[:20]]

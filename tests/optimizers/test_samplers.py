@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import inspect
+from importlib.util import find_spec
 from typing import Any
 
 import pytest
@@ -46,7 +47,6 @@ def _options(name: str) -> dict[str, Any]:
     return {**options, "base_sampler": optuna.samplers.RandomSampler(seed=1)} if name == "PartialFixed" else options
 
 
-@pytest.mark.filterwarnings("ignore:.*is experimental:optuna.exceptions.ExperimentalWarning")
 def test_every_sampler_that_optuna_ships() -> None:
     """None is left out: the names are Optuna's own list, with "Sampler" and without."""
     names = _names()
@@ -68,7 +68,6 @@ def test_every_sampler_that_optuna_ships() -> None:
         assert same, f"{name} goes another way without 'Sampler' in its name"
 
 
-@pytest.mark.filterwarnings("ignore:.*is experimental:optuna.exceptions.ExperimentalWarning")
 @pytest.mark.parametrize("sampler", ["TPE", "NSGAII", "NSGAIII", "GP", "Random", "QMC"])
 def test_samplers_of_several_objectives(sampler: str) -> None:
     pytest.importorskip("optuna", reason="the extra 'optuna' is not installed")
@@ -124,12 +123,39 @@ def test_a_one_shot_method_ends_with_its_budget() -> None:
     assert len(restored.suggest(9)) == 2
 
 
-@pytest.mark.filterwarnings("ignore:COBYLA")
 def test_without_a_budget_a_continuous_space_is_searched_too() -> None:
     """NGOpt chooses its method by the budget: without one Nevergrad itself fails an assertion there."""
     pytest.importorskip("nevergrad", reason="the extra 'nevergrad' is not installed", exc_type=ImportError)
     space = SearchSpace({"x": Uniform(0, 1), "y": Uniform(0, 1)})
     assert len(play(NevergradOptimizer(space), 5, lambda params: params["x"])) == 5
+
+
+@pytest.mark.parametrize(("dimensions", "budget", "workers"), [(1, None, 1), (1, 100, 4), (2, 100, 4), (3, 300, 1)])
+def test_ngopt_goes_on_where_numpy_does_not_let_its_metamodel_compute(
+    dimensions: int, budget: int | None, workers: int
+) -> None:
+    """From the 13th trial on a metamodel would make of an array of one number a float."""
+    pytest.importorskip("nevergrad", reason="the extra 'nevergrad' is not installed", exc_type=ImportError)
+    space = SearchSpace({f"x{i}": Uniform(0, 1) for i in range(dimensions)})
+    optimizer = NevergradOptimizer(space, budget=budget, num_workers=workers)
+    trials = play(optimizer, 45, lambda params: sum((x - 0.3) ** 2 for x in params.values()))
+    assert len(trials) == 45
+    assert min(trial.score or 1.0 for trial in trials) < 0.02
+
+
+def test_a_metamodel_that_was_named_is_refused_at_setup_where_numpy_forbids_it(monkeypatch: pytest.MonkeyPatch) -> None:
+    pytest.importorskip("nevergrad", reason="the extra 'nevergrad' is not installed", exc_type=ImportError)
+    monkeypatch.setattr("sweep.optimizers.nevergrad._floats_arrays", lambda: False)
+    with pytest.raises(StrategyError, match=r"'MetaModel' among them, .*numpy below 2\.4.*'CMA'"):
+        NevergradOptimizer(optimizer="MetaModel").setup(SPACE, [Objective("loss")], 0)
+
+
+def test_a_package_that_one_of_nevergrads_needs_is_named() -> None:
+    pytest.importorskip("nevergrad", reason="the extra 'nevergrad' is not installed", exc_type=ImportError)
+    if find_spec("poap") is not None:
+        pytest.skip("the package is installed")
+    with pytest.raises(StrategyError, match=r"'pysot' needs a package that is not installed .*'poap'"):
+        play(NevergradOptimizer(SPACE, "pysot"), 4, bowl)
 
 
 def test_what_fails_inside_of_nevergrad_is_said_to_be_its(monkeypatch: pytest.MonkeyPatch) -> None:
