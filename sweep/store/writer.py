@@ -20,23 +20,20 @@ import platform
 import sqlite3
 import threading
 import time
-from collections.abc import Callable, Iterable, Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
 from typing import Any, Literal, TypeVar, final
 
 from sweep.clock import current_clock
-from sweep.errors import RunLocked, RunNotFound, StoreCorrupt, StoreError, StoreTooNew, StoreUnwritable
-from sweep.store.ddl import MIGRATIONS, SCHEMA_VERSION, statements
-from sweep.store.ownership import LockFile, network_file_system
+from sweep.errors import RunLocked, RunNotFound, StoreError, StoreUnwritable
+from sweep.store.opening import as_ours, check_place, connect, translated
+from sweep.store.ownership import LockFile
 
 __all__ = ["Durability", "Store", "default_store", "open_store"]
 
 Durability = Literal["process", "power"]
 T = TypeVar("T")
 _LOOK = 1.0  # seconds between looks at whether the file is still there
-_LEAST = 512  # bytes of the smallest SQLite database
-_TABLES = frozenset({"run", "journal", "metric", "blob", "definition"})
 
 
 def default_store() -> Path:
@@ -83,9 +80,12 @@ class Store:
         self._definitions: dict[str, int] = {}
         self._file = self.path.absolute()  # a stage may change the working directory
         self.files = self._file.with_name(self.path.name + ".d")
-        self._check_place(create, allow_network)
-        with _translated(self.path):
-            self._connection = self._connect()
+        if self.durability not in ("process", "power"):
+            raise StoreError(f"durability={self.durability!r}: expected 'process' or 'power'")
+        check_place(self.path, self.files, create=create, local=not (readonly or allow_network))
+        synchronous = "FULL" if self.durability == "power" else "NORMAL"
+        with translated(self.path):
+            self._connection = connect(self.path, readonly=readonly, synchronous=synchronous)
         self._inode, self._looked = self._file.stat().st_ino, time.monotonic()
         self._runs = self.files / "runs"
         self._locks: LockFile | None = None
@@ -93,109 +93,11 @@ class Store:
     def __repr__(self) -> str:
         return f"Store({str(self.path)!r})"
 
-    def _check_place(self, create: bool, allow_network: bool) -> None:
-        if self.durability not in ("process", "power"):
-            raise StoreError(f"durability={self.durability!r}: expected 'process' or 'power'")
-        if not self.path.parent.is_dir():
-            raise StoreUnwritable(f"store {self.path}: the directory {self.path.parent} does not exist; make it first")
-        if self.path.is_dir():
-            raise StoreUnwritable(
-                f"store {self.path} is a directory; name a file in it, for example {self.path}/sweep.db"
-            )
-        if not self.path.exists() and not create:
-            raise StoreError(f"there is no store {self.path}; run something first, or name one (--store, SWEEP_STORE)")
-        self._check_whole()
-        allow = allow_network or os.environ.get("SWEEP_ALLOW_NETWORK_FS") == "1"
-        kind = None if allow or self.readonly else network_file_system(self.path.parent)
-        if kind is not None:
-            raise StoreError(
-                f"store {self.path} lies on a network file system ({kind}), where locks may not hold; "
-                "use a local disk, or set SWEEP_ALLOW_NETWORK_FS=1"
-            )
-
-    def _check_whole(self) -> None:
-        """Refuse a stump of a file that was a store: SQLite would begin it anew and throw its log away."""
-        log = self.path.with_name(self.path.name + "-wal")
-        # In this order: of a store that another process makes just now, the file has content before these exist.
-        used = self.files.exists() or (log.exists() and log.stat().st_size > 0)
-        size = self.path.stat().st_size if self.path.exists() else _LEAST
-        if 0 < size < _LEAST or (size == 0 and used):
-            raise StoreCorrupt(
-                f"{self.path} is {'cut off' if size else 'empty'} ({size} bytes)"
-                + (f", but {self.files.name} or {log.name} beside it say that it was a store" if used else "")
-                + f"; put a copy of {self.path.name} back, or move what is left away to begin anew"
-            )
-
-    def _connect(self) -> sqlite3.Connection:
-        uri = f"file:{_quoted(self.path)}" + (self._read_mode() if self.readonly else "")
-        connection = sqlite3.connect(uri, uri=True, check_same_thread=False, isolation_level=None, timeout=30)
-        try:
-            if self.readonly and _is_blank(connection):  # who made it died before its tables: a store without runs
-                connection.close()
-                connection = sqlite3.connect(":memory:", check_same_thread=False, isolation_level=None)
-                self._create(connection)
-            return self._prepared(connection)
-        except BaseException:
-            connection.close()
-            raise
-
-    def _read_mode(self) -> str:
-        """Return how to open it for reading: where no log can be made beside it, nobody else writes it either."""
-        log = self.path.with_name(self.path.name + "-wal")
-        still = not os.access(self.path.parent, os.W_OK) and not log.exists()
-        return "?mode=ro&immutable=1" if still else "?mode=ro"
-
-    def _prepared(self, connection: sqlite3.Connection) -> sqlite3.Connection:
-        connection.execute("PRAGMA busy_timeout=30000")
-        version = self._version(connection)
-        if not self.readonly:
-            _write_ahead(connection)
-            connection.execute(f"PRAGMA synchronous={'FULL' if self.durability == 'power' else 'NORMAL'}")
-            if version == 0:
-                self._create(connection)
-            elif version < SCHEMA_VERSION:
-                self._migrate(connection)
-        elif version < SCHEMA_VERSION:
-            raise StoreError(
-                f"{self.path} was written by an earlier version of sweep; open it once for writing: sweep gc"
-            )
-        return connection
-
-    def _version(self, connection: sqlite3.Connection) -> int:
-        """Return the version of the schema, 0 for an empty file; refuse what is not ours before it is touched."""
-        connection.execute("BEGIN")  # both from one instant: another process may be making the tables
-        version: int = connection.execute("PRAGMA user_version").fetchone()[0]
-        tables = {row[0] for row in connection.execute("SELECT name FROM sqlite_master")}
-        connection.execute("COMMIT")
-        if version > SCHEMA_VERSION:
-            raise StoreTooNew(str(self.path), version, SCHEMA_VERSION)
-        if (tables or version) and (version < 1 or not tables >= _TABLES):
-            raise StoreCorrupt(f"{self.path} is a SQLite database, but not a store of sweep; name another file")
-        return version
-
-    def _migrate(self, connection: sqlite3.Connection) -> None:
-        """Bring a store of an earlier version up to this one; of several processes one does it."""
-        connection.execute("BEGIN IMMEDIATE")
-        for version in range(connection.execute("PRAGMA user_version").fetchone()[0] + 1, SCHEMA_VERSION + 1):
-            for statement in MIGRATIONS[version]:
-                connection.execute(statement)
-        connection.execute(f"PRAGMA user_version={SCHEMA_VERSION}")
-        connection.execute("COMMIT")
-
-    def _create(self, connection: sqlite3.Connection) -> None:
-        """Make the tables; of several processes one does it."""
-        connection.execute("BEGIN IMMEDIATE")
-        if connection.execute("PRAGMA user_version").fetchone()[0] == 0:
-            for statement in statements():
-                connection.execute(statement)
-            connection.execute(f"PRAGMA user_version={SCHEMA_VERSION}")
-        connection.execute("COMMIT")
-
     # ------------------------------------------------------------ reading
 
     def rows(self, query: str, parameters: Sequence[Any] = ()) -> list[tuple[Any, ...]]:
         """Return all rows of a query, queued writes of this process not included."""
-        with self._mutex, _translated(self.path):
+        with self._mutex, translated(self.path):
             self._same_process()
             return self._connection.execute(query, parameters).fetchall()
 
@@ -281,7 +183,7 @@ class Store:
                     connection.execute("ROLLBACK")
                 raise
         except (sqlite3.DatabaseError, UnicodeDecodeError) as error:
-            raise _ours(self.path, error) from error
+            raise as_ours(self.path, error) from error
         return done
 
     def insert(self, statement: str, parameters: Sequence[Any]) -> int:
@@ -409,54 +311,6 @@ def open_store(path: str | Path | None = None) -> Store:
         StoreError: There is no such store.
     """
     return Store(path, create=False, readonly=True)
-
-
-def _is_blank(connection: sqlite3.Connection) -> bool:
-    version = connection.execute("PRAGMA user_version").fetchone()[0]
-    return not version and not connection.execute("SELECT count(*) FROM sqlite_master").fetchone()[0]
-
-
-def _write_ahead(connection: sqlite3.Connection) -> None:
-    """Switch to WAL; of two processes that do so at one instant SQLite tells one "locked", whatever its timeout."""
-    until = time.monotonic() + 30
-    while True:
-        try:
-            connection.execute("PRAGMA journal_mode=WAL")
-            return
-        except sqlite3.OperationalError as error:
-            if "locked" not in str(error) or time.monotonic() > until:
-                raise
-            time.sleep(0.01)
-
-
-def _quoted(path: Path) -> str:
-    from urllib.parse import quote
-
-    return quote(str(path.resolve()))
-
-
-@contextmanager
-def _translated(path: Path) -> Iterator[None]:
-    try:
-        yield
-    except (sqlite3.DatabaseError, UnicodeDecodeError) as error:  # a damaged schema may stand in the message
-        raise _ours(path, error) from error
-
-
-def _ours(path: Path, error: sqlite3.DatabaseError | UnicodeDecodeError) -> StoreError:
-    """Return what SQLite says as an error of ours, which names the file and what to do."""
-    text = str(error)
-    if not isinstance(error, sqlite3.OperationalError):
-        return StoreCorrupt(
-            f"{path} cannot be read: {error}; if it was a store, copy it and try: sqlite3 {path} .recover"
-        )
-    if any(word in text for word in ("readonly", "unable to open", "disk is full", "disk I/O", "permission")):
-        return StoreUnwritable(
-            f"cannot write the store {path}: {text}; what was finished before is kept: "
-            "free some space or make it writable, then resume"
-        )
-    damaged = "malformed" in text or "UTF-8" in text
-    return StoreCorrupt(f"{path}: {text}") if damaged else StoreError(f"store {path}: {text}")
 
 
 def placeholders(values: Iterable[Any]) -> str:
