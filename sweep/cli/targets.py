@@ -15,8 +15,7 @@ from types import ModuleType
 from typing import Any, final
 
 from sweep.cli.faults import LoadError, NotThere
-from sweep.config.commandline import Arguments, joined, parse_arguments
-from sweep.config.explicit import sources
+from sweep.config.commandline import Arguments, joined, parse_arguments, sources
 from sweep.errors import ConfigError, UnknownName, did_you_mean
 
 __all__ = ["Target", "find_targets", "load_target", "module_of", "parse_scope", "split"]

@@ -491,22 +491,21 @@ def _blank(auto: bool) -> ADict:
 def _adopt(value: Any, state: _State, key: object) -> object:
     """Turn nested mappings into ADicts that belong to the same tree as ``state``."""
     if isinstance(value, Mapping):
-        child = value if isinstance(value, ADict) and _is_fresh(value, state) else _blank(state.auto)
-        inner = child._adict
+        child = value if isinstance(value, ADict) and _is_fresh(value) else _blank(state.auto)
         if child is not value:
             for name, item in dict.items(value) if isinstance(value, dict) else value.items():
-                dict.__setitem__(child, name, item if type(item) in _SCALARS else _adopt(item, inner, name))
-        if state.owner is not None or state.auto or state.path or inner.path:
+                dict.__setitem__(child, name, item if type(item) in _SCALARS else _adopt(item, child._adict, name))
+        if state.owner is not None or state.auto or state.path or child._adict.path:
             _settle(child, state.owner, (*state.path, key), state.auto)
         return child
     if type(value) in (list, tuple, _FrozenList):
         loose = _State(False)  # parts inside a list have no path of their own: the list is one value
-        items = (item if type(item) in _SCALARS else _adopt(item, loose, index) for index, item in enumerate(value))
-        return tuple(items) if type(value) is tuple else list(items)
+        items = [item if type(item) in _SCALARS else _adopt(item, loose, index) for index, item in enumerate(value)]
+        return tuple(items) if type(value) is tuple else items
     return value
 
 
-def _is_fresh(value: ADict, state: _State) -> bool:
+def _is_fresh(value: ADict) -> bool:
     """Whether the very object may join: nobody else's, so that later writes through it still count."""
     inner = value._adict
     return inner.owner is None and not inner.frozen and inner.home is None and not inner.path

@@ -1,4 +1,4 @@
-"""The command line: what its words mean, and values read by type. Nothing is ever evaluated.
+"""Explicit values: what the words of a command line mean, files, the environment. Nothing is ever evaluated.
 
 ========================  ====================================================
 ``lr=0.01 model.depth=50``  a value for a (dotted) key
@@ -17,11 +17,14 @@ from __future__ import annotations
 
 import inspect
 import math
+import os
 import re
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, NoReturn, final
 
+from sweep.config import files
+from sweep.config.adict import leaves
 from sweep.errors import ConfigError, UnknownName, near_miss
 
 if TYPE_CHECKING:
@@ -32,13 +35,18 @@ if TYPE_CHECKING:
 __all__ = [
     "Arguments",
     "Assignment",
+    "Explicit",
     "Unset",
+    "environment_of",
+    "from_environment",
+    "from_file",
     "joined",
     "parse_arguments",
     "parse_text",
     "parse_value",
     "range_hint",
     "search_range",
+    "sources",
     "split_search",
 ]
 
@@ -101,8 +109,8 @@ class Arguments:
     views: list[str] = field(default_factory=list)
     files: list[str] = field(default_factory=list)
     manual: bool = False
+    flags: list[Assignment] = field(default_factory=list)
     flag_defaults: dict[str, object] = field(default_factory=dict)
-    flags: dict[str, object] = field(default_factory=dict)
 
 
 class Unset(list[Any]):
@@ -167,8 +175,65 @@ def _argparse(words: list[str], parser: ArgumentParser, found: Arguments) -> lis
         given = getattr(probe, name) is not marks.get(name)
         found.flag_defaults[name] = parser.get_default(name) if given else value
         if given:
-            found.flags[name] = value
+            found.flags.append(Assignment((name,), value, None, f"--{name}", typed=True))
     return rest
+
+
+@final
+@dataclass(frozen=True, slots=True)
+class Explicit:
+    """Explicit values of one source.
+
+    Attributes:
+        kind: ``"file"``, ``"environment"`` or ``"command line"``.
+        name: Name of the source.
+        items: The values.
+    """
+
+    kind: str
+    name: str
+    items: Sequence[Assignment]
+
+
+def sources(words: Arguments, prefix: str | None = None, below: Sequence[Explicit] = ()) -> list[Explicit]:
+    """Return all explicit sources of a command line, the lowest first; empty ones are left out.
+
+    Args:
+        words: The command line, and the files it names.
+        prefix: Of the environment variables that are values, too.
+        below: Sources to stand below these.
+
+    Raises:
+        ConfigError: A file is missing or malformed.
+    """
+    said = Explicit("command line", "", [*words.assignments, *words.flags])
+    found = [*below, *map(from_file, words.files), from_environment(prefix), said]
+    return [source for source in found if source.items]
+
+
+def from_file(path: str) -> Explicit:
+    """Read a config file.
+
+    Raises:
+        ConfigError: It is missing or malformed.
+    """
+    return Explicit("file", path, [Assignment(key, value, None, path) for key, value in leaves(files.read(path))])
+
+
+def environment_of(prefix: str | None) -> list[tuple[str, str]]:
+    """Return the variables that begin with ``prefix``, by name; none where there is no prefix."""
+    if prefix is None:
+        return []
+    return sorted((name, text) for name, text in os.environ.items() if name.startswith(prefix) and name != prefix)
+
+
+def from_environment(prefix: str | None) -> Explicit:
+    """Read the environment: ``TRAIN_MODEL__LR`` with the prefix ``TRAIN_`` is ``model.lr``."""
+    start = len(prefix or "")
+    items = [
+        parse_text(tuple(name[start:].lower().split("__")), text, f"{name}={text}") for name, text in environment_of(prefix)
+    ]
+    return Explicit("environment", f"{prefix}*", items)
 
 
 def joined(words: Sequence[str]) -> list[str]:

@@ -24,6 +24,7 @@ __all__ = ["compose_hierarchy"]
 _HEADER = re.compile(r"\s*#[#\s]*@(\w+)\s+(\S+)\s*")
 _GROUP_KEY = re.compile(r"(?P<flags>(?:(?:optional|override)\s+)*)(?P<path>[^@\s]+)(?:@(?P<package>\S+))?")
 _CHOICE = re.compile(r"\$\{([^}]+)\}")
+_HYDRAS = re.compile(r"(override\s+|optional\s+)*/?hydra/")
 _UNSET = "???"  # Hydra's "must be given"
 
 
@@ -149,25 +150,28 @@ class _Composer:
         """Return what one config file and its defaults list come to, in order."""
         group = entry.group(base)
         file = self.find(group, entry.name(), entry.optional, "base config" if first else "option")
-        content = files.read(file, dates=False) if file is not None else {}
         if file is None and not first:
             return []
+        content = files.read(file, dates=False) if file is not None else {}
         package = entry.target(base, parent, _header(file))
-        lines = [_entry(line, str(file)) for line in self.defaults(content, str(file))]
+        lines = _defaults(content, str(file))
         self.has_defaults = self.has_defaults or (first and bool(lines))
-        if not any(line.path == "_self_" for line in lines):  # by default a config overrides what it is built on
-            lines.insert(len(lines) if any(not line.override for line in lines) else 0, _Entry("_self_"))
         for line in lines:
             key = line.key(group, package)
             if line.override and key not in self.overruled:
                 self.overruled[key], self.own[key] = line.option, str(file)
-        lines = [line for line in lines if not line.override] + list(extra)
-        found: list[list[Part] | None] = [None] * len(lines)
+        lines = [line for line in lines if not line.override]
+        if all(line.path != "_self_" for line in lines):
+            lines.append(_Entry("_self_"))  # by default a config overrides what it is built on
+        return self.parts([*lines, *extra], (package, content), group, package)
+
+    def parts(self, lines: Sequence[_Entry], own: Part, base: str, parent: str) -> list[Part]:
+        """Return what the lines of one defaults list come to, in their order."""
+        found: list[list[Part] | None] = [[own] if line.path == "_self_" else None for line in lines]
         for late in (False, True):  # options that refer to other choices come when all choices are known
             for index in reversed(range(len(lines))):  # the last line may overrule choices of earlier ones
                 if found[index] is None:
-                    own = lines[index].path == "_self_"
-                    found[index] = [(package, content)] if own else self.options(lines[index], group, package, late)
+                    found[index] = self.options(lines[index], base, parent, late)
         return [part for parts in found for part in parts or ()]
 
     def options(self, entry: _Entry, base: str, parent: str, late: bool) -> list[Part] | None:
@@ -214,14 +218,6 @@ class _Composer:
             for package, content in parts
         ]
 
-    def defaults(self, content: dict[str, object], file: str) -> list[object]:
-        lines = content.pop("defaults", None)
-        if lines is None:
-            return []
-        if not isinstance(lines, list):
-            raise ConfigError(f"{file}: defaults is a list of choices, not {lines!r}")
-        return [line for line in lines if not _is_hydras(line)]
-
     def find(self, group: str, name: str, optional: bool, what: str) -> Path | None:
         folder = self.root / group
         name = name.removesuffix(".yaml").removesuffix(".yml")
@@ -267,10 +263,15 @@ def _header(file: Path | None) -> str | None:
     return None
 
 
-def _is_hydras(line: object) -> bool:
-    """Whether a line of a defaults list only configures Hydra itself."""
-    key = next(iter(line), "") if isinstance(line, dict) else line
-    return isinstance(key, str) and re.match(r"(override\s+|optional\s+)*/?hydra/", key) is not None
+def _defaults(content: dict[str, Any], file: str) -> list[_Entry]:
+    """Take the defaults list out of a config; what only configures Hydra itself is left out."""
+    lines = content.pop("defaults", None)
+    if lines is None:
+        return []
+    if not isinstance(lines, list):
+        raise ConfigError(f"{file}: defaults is a list of choices, not {lines!r}")
+    heads = [next(iter(line), "") if isinstance(line, dict) else line for line in lines]
+    return [_entry(line, file) for line, head in zip(lines, heads, strict=True) if not _HYDRAS.match(str(head))]
 
 
 def _chosen(group: str, option: object) -> _Entry:
@@ -279,28 +280,26 @@ def _chosen(group: str, option: object) -> _Entry:
 
 
 def _entry(line: object, file: str) -> _Entry:
-    if isinstance(line, str):
-        match = _GROUP_KEY.fullmatch(line.strip())
-        if match is not None and "override" not in match["flags"]:
-            return _Entry(match["path"], package=match["package"], optional="optional" in match["flags"])
-    elif isinstance(line, dict) and len(line) == 1:
-        key, option = next(iter(line.items()))
-        match = _GROUP_KEY.fullmatch(str(key).strip())
-        several = isinstance(option, list) and all(isinstance(one, str) for one in option)
-        if match is not None and (option is None or isinstance(option, str | int | float) or several):
-            chosen = option if option is None or several else str(option)
-            flags = match["flags"]
-            return _Entry(match["path"], chosen, True, match["package"], "optional" in flags, "override" in flags)
-    raise ConfigError(f"{file}: {line!r} is no line of a defaults list; write - group: option, - config or - _self_")
+    group = isinstance(line, dict) and len(line) == 1
+    head, option = next(iter(line.items())) if isinstance(line, dict) and group else (line, None)
+    match = _GROUP_KEY.fullmatch(str(head).strip()) if group or isinstance(line, str) else None
+    if match is None or not _is_option(option) or (not group and "override" in match["flags"]):
+        raise ConfigError(f"{file}: {line!r} is no line of a defaults list; write - group: option, - config or - _self_")
+    chosen = str(option) if isinstance(option, int | float) else option
+    flags = match["flags"]
+    return _Entry(match["path"], chosen, group, match["package"], "optional" in flags, "override" in flags)
+
+
+def _is_option(value: object) -> bool:
+    several = isinstance(value, list) and all(isinstance(one, str) for one in value)
+    return several or value is None or isinstance(value, str | int | float)
 
 
 def _merge(into: dict[str, Any], values: Mapping[str, object]) -> None:
     for key, value in values.items():
-        old = into.get(key)
-        if isinstance(value, dict) and isinstance(old, dict):
-            _merge(old, value)
-        elif isinstance(value, dict):
-            into[key] = {}
+        if isinstance(value, dict):
+            old = into.get(key)
+            into[key] = old if isinstance(old, dict) else {}
             _merge(into[key], value)
         else:
             into[key] = value

@@ -204,13 +204,7 @@ def _dumps(data: Mapping[Any, object], suffix: str) -> str:
 def _holdable(value: object, path: str, suffix: str) -> Any:
     """Return ``value`` in exactly the types that the format gives back, or say where it cannot."""
     if isinstance(value, Mapping):
-        found = {}
-        for key, item in value.items():
-            name = f"{path}.{key}" if path else str(key)
-            if not (isinstance(key, str) or (suffix in (".yaml", ".yml") and type(key) in (int, float, bool))):
-                raise ConfigError(f"key {name!r} is a {type(key).__name__}; {suffix} holds text keys only")
-            found[key] = _holdable(item, name, suffix)
-        return found
+        return {key: _holdable(item, _key_path(key, path, suffix), suffix) for key, item in value.items()}
     if isinstance(value, list | tuple):
         return [_holdable(item, f"{path}[{index}]", suffix) for index, item in enumerate(value)]
     for kind in (bool, int, float, str):
@@ -221,6 +215,13 @@ def _holdable(value: object, path: str, suffix: str) -> Any:
     what = "None" if value is None else f"a {type(value).__module__}.{type(value).__qualname__}"
     instead = "leave the key out, or write another format" if value is None else "put plain data there"
     raise ConfigError(f"{path!r} is {what}, which {suffix} cannot hold; {instead}")
+
+
+def _key_path(key: object, path: str, suffix: str) -> str:
+    name = f"{path}.{key}" if path else str(key)
+    if not (isinstance(key, str) or (suffix in (".yaml", ".yml") and type(key) in (int, float, bool))):
+        raise ConfigError(f"key {name!r} is a {type(key).__name__}; {suffix} holds text keys only")
+    return name
 
 
 def _is_time(value: object, suffix: str) -> bool:

@@ -75,25 +75,32 @@ def _targets(
 ) -> dict[str, str]:
     """Return the scope of each parameter that takes a config; ``has_config``: the caller passes one itself."""
     hints = _hints(function)
-    found: dict[str, str] = {}
-    for parameter in signature.parameters.values():
-        by_type = [scope for scope, model in types.items() if _means(hints.get(parameter.name), model)]
-        if len(by_type) == 1:
-            found[parameter.name] = by_type[0]
-        elif parameter.name in configs and parameter.kind is not inspect.Parameter.VAR_KEYWORD:
-            found[parameter.name] = parameter.name
+    found = _claimed(signature, hints, configs, types)
     unbound = [one for one in signature.parameters.values() if _is_open(one) and one.name not in {*kwargs, *found}]
     by_position = [one.name for one in unbound if one.kind in _BY_POSITION]
     if len(configs) > 1:
         for name in by_position[len(args) :]:
             meant = did_you_mean(name, configs) or f"; the scopes are: {', '.join(configs)}"
             raise ConfigError(f"{_name(function)}: parameter {name!r} is the name of no scope{meant}")
-        return found
-    if found or has_config:
-        return found
-    marked = [one.name for one in unbound if _means(hints.get(one.name), ADict)]
-    names = marked if len(marked) == 1 else _free(function, unbound, by_position, len(args))
-    return {name: scope for name in names for scope in configs}
+    elif not found and not has_config:
+        marked = [one.name for one in unbound if _means(hints.get(one.name), ADict)]
+        names = marked if len(marked) == 1 else _free(function, unbound, by_position, len(args))
+        return dict.fromkeys(names, next(iter(configs)))
+    return found
+
+
+def _claimed(
+    signature: inspect.Signature, hints: Mapping[str, object], configs: Mapping[str, object], types: Mapping[str, type]
+) -> dict[str, str]:
+    """Return the scope of each parameter whose annotation or name says that it takes one."""
+    found: dict[str, str] = {}
+    for name, parameter in signature.parameters.items():
+        by_type = [scope for scope, model in types.items() if _means(hints.get(name), model)]
+        if len(by_type) == 1:
+            found[name] = by_type[0]
+        elif name in configs and parameter.kind is not inspect.Parameter.VAR_KEYWORD:
+            found[name] = name
+    return found
 
 
 def _is_open(parameter: inspect.Parameter) -> bool:

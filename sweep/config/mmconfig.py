@@ -144,29 +144,30 @@ class _Assignments:
         return {name: value for name, value in self.names.items() if not name.startswith("__")}
 
     def value(self, node: ast.expr) -> Any:
-        found: object
-        if isinstance(node, ast.Constant):
-            found = node.value
-        elif isinstance(node, ast.Name) and node.id in self.names:
-            found = _without_sharing(self.names[node.id])
-        elif isinstance(node, ast.List | ast.Tuple):
-            items = [self.value(item) for item in node.elts]
-            found = items if isinstance(node, ast.List) else tuple(items)
-        elif isinstance(node, ast.Dict):
-            found = self.mapping(node)
-        elif isinstance(node, ast.Call):
-            found = self.call(node)
-        elif isinstance(node, ast.UnaryOp) and isinstance(node.op, ast.USub | ast.UAdd | ast.Not):
-            operand = self.value(node.operand)
-            found = not operand if isinstance(node.op, ast.Not) else self.arithmetic(node, operator.sub, 0, operand)
-            found = operand if isinstance(node.op, ast.UAdd) else found
-        elif isinstance(node, ast.BinOp) and type(node.op) in _OPERATORS:
-            found = self.arithmetic(node, _OPERATORS[type(node.op)], self.value(node.left), self.value(node.right))
-        elif isinstance(node, ast.Subscript):
-            found = self.item(node)
-        else:
-            raise _NeedsRunningError(node, repr(ast.unparse(node)))
-        return found
+        match node:
+            case ast.Constant():
+                return node.value
+            case ast.Name() if node.id in self.names:
+                return _without_sharing(self.names[node.id])
+            case ast.List():
+                return [self.value(item) for item in node.elts]
+            case ast.Tuple():
+                return tuple(self.value(item) for item in node.elts)
+            case ast.Dict():
+                return self.mapping(node)
+            case ast.Call():
+                return self.call(node)
+            case ast.Subscript():
+                return self.item(node)
+            case ast.UnaryOp(op=ast.Not()):
+                return not self.value(node.operand)
+            case ast.UnaryOp(op=ast.UAdd()):
+                return self.value(node.operand)
+            case ast.UnaryOp(op=ast.USub()):
+                return self.arithmetic(node, operator.sub, 0, self.value(node.operand))
+            case ast.BinOp() if type(node.op) in _OPERATORS:
+                return self.arithmetic(node, _OPERATORS[type(node.op)], self.value(node.left), self.value(node.right))
+        raise _NeedsRunningError(node, repr(ast.unparse(node)))
 
     def mapping(self, node: ast.Dict) -> dict[object, object]:
         found: dict[object, object] = {}

@@ -4,15 +4,14 @@ from __future__ import annotations
 
 import sys
 import warnings
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import PurePath
 from typing import Any, final
 
 from sweep.config import adict as adict_module
 from sweep.config.adict import ADict, Path, disown, dotted, leaves, seal, snapshot, unread
-from sweep.config.commandline import Assignment, range_hint
-from sweep.config.explicit import Explicit
+from sweep.config.commandline import Assignment, Explicit, range_hint
 from sweep.config.layers import REMOVED, Layer, Mark
 from sweep.config.schema import Schema
 from sweep.config.views import Plan, SuspendedView, View
@@ -92,16 +91,19 @@ def resolve(
             builder.set_explicit(source)
         while waiting:
             view, suspended = waiting[0]
-            with builder.noting(view):
-                suspended.resume()
+            builder.call(view, suspended.resume)
             waiting.pop(0)
         for view in plan.lazy:
             builder.run(Layer("lazy", view.name, view.where), view, [])
     finally:
         for _, suspended in waiting:
             suspended.abandon()
-    builder.check_keys(views, strict)
-    return builder.finish(views)
+    if schema is None:  # else every key has been checked when it was set
+        _check_keys(builder, views, strict)
+    _warn_of_unset(builder)
+    order = {kind: index for index, kind in enumerate(_BELOW)}
+    layers = sorted(builder.layers, key=lambda layer: order.get(layer.kind, len(order)))
+    return Resolution(name, _frozen(builder, views), layers)
 
 
 class _Builder:
@@ -140,19 +142,28 @@ class _Builder:
 
     def run(self, layer: Layer, view: View, waiting: list[tuple[View, SuspendedView]]) -> None:
         self.begin(layer)
-        with self.noting(view):
-            if view.has_lazy_block:
-                late = Layer("lazy", view.name, view.where)
-                suspended = SuspendedView(lambda: view.call(self.root), lambda: self.begin(late), self.end)
-                suspended.start()
-                if not suspended.done:
-                    waiting.append((view, suspended))
-            else:
-                view.call(self.root)
+        if view.has_lazy_block:
+            late = Layer("lazy", view.name, view.where)
+            suspended = SuspendedView(lambda: view.call(self.root), lambda: self.begin(late), self.end)
+            self.call(view, suspended.start)
+            if not suspended.done:
+                waiting.append((view, suspended))
+        else:
+            self.call(view, lambda: view.call(self.root))
         self.end()
 
-    def noting(self, view: View) -> _Noting:
-        return _Noting(self, view)
+    def call(self, view: View, body: Callable[[], object]) -> None:
+        """Run a view, or a part of one: remember what it read unset, and say so if it fails."""
+        try:
+            body()
+        except BaseException as error:
+            names = ", ".join(map(dotted, _placeholders(self.root)))
+            said = f"; nothing has set what it read: {names}" if names else ""
+            error.add_note(f"in view {view.name!r} ({view.where}){said}")
+            raise
+        finally:
+            for path in _placeholders(self.root):
+                self.asked.setdefault(path, view)
 
     def set_defaults(self, name: str, where: str, kind: str, values: Mapping[str, object]) -> None:
         self.begin(Layer(kind, name, where))
@@ -192,20 +203,7 @@ class _Builder:
                 f"{item.source!r}: {dotted(item.path)!r} is a group ({', '.join(map(str, known.keys()))}), "
                 f"not one value; write {dotted(item.path)}.{next(iter(known))}=…"
             )
-        node = self.root
-        for depth, key in enumerate(item.path[:-1], 1):
-            inner = dict.get(node, key)
-            if inner is not None and not isinstance(inner, ADict):
-                self.schema_check(item)
-                raise ConfigError(
-                    f"{item.source!r}: {dotted(item.path[:depth])!r} is {inner!r} "
-                    f"({self.place(item.path[:depth])}), no group that could hold {dotted(item.path)!r}"
-                )
-            if inner is None:
-                if key in node:
-                    del node[key]  # None gives way to a group
-                inner = node.__missing__(key)
-            node = inner
+        node = self.group_for(item)
         if self.schema is not None:
             value = self.schema.coerce(item)
         else:
@@ -218,9 +216,24 @@ class _Builder:
         self.explicit[item.path] = item
         self.protected.update(item.path[:depth] for depth in range(1, len(item.path)))
 
-    def schema_check(self, item: Assignment) -> None:
-        if self.schema is not None:
-            self.schema.field(item.path, item.source)
+    def group_for(self, item: Assignment) -> ADict:
+        """Return the group that is to hold an explicit value; None gives way to one."""
+        node = self.root
+        for depth, key in enumerate(item.path[:-1], 1):
+            inner = dict.get(node, key)
+            if inner is not None and not isinstance(inner, ADict):
+                if self.schema is not None:
+                    self.schema.field(item.path, item.source)  # words it better, if it knows
+                raise ConfigError(
+                    f"{item.source!r}: {dotted(item.path[:depth])!r} is {inner!r} "
+                    f"({self.place(item.path[:depth])}), no group that could hold {dotted(item.path)!r}"
+                )
+            if inner is None:
+                if key in node:
+                    del node[key]
+                inner = node.__missing__(key)
+            node = inner
+        return node
 
     def peek(self, path: Path) -> Any:
         """Return the present value at ``path`` without making or noting anything; REMOVED if there is none."""
@@ -268,38 +281,39 @@ class _Builder:
     def replaced(self, layer: Layer, node: ADict, path: Path, old: object, value: object, mark: Mark) -> bool:
         """Note a write that is a group, replaces one, or is a value that could be changed in place."""
         new = dict(leaves(value, path)) if isinstance(value, Mapping) and value else {path: value}
-        gone = [inner for inner, _ in leaves(old, path)] if isinstance(old, ADict) and old else [path]
+        gone = [inner for inner in _leaf_paths(old, path) if inner not in new]
         if layer.kind == "lazy" and (path in self.explicit or path in self.protected):
-            for inner in gone:
-                if inner not in new and path not in self.explicit and isinstance(value, Mapping):
-                    self.drop_leaf(layer, inner, mark)
+            if path not in self.explicit and isinstance(value, Mapping):
+                self.drop_leaves(layer, gone, mark)
             for inner, item in new.items():
-                layer.writes[inner] = (snapshot(item), mark)
-                if inner in self.explicit or path in self.explicit or inner in self.protected:
-                    layer.lost.add(inner)
-                else:
-                    self.place_leaf(inner, item)
+                self.yield_leaf(layer, inner, item, mark, lost=path in self.explicit)
             return False
         if old is not REMOVED:
-            layer.writes.update({inner: (REMOVED, mark) for inner in gone if inner not in new})
+            layer.writes.update({inner: (REMOVED, mark) for inner in gone})
         if isinstance(old, ADict):
             disown(old)
         layer.writes.update({inner: (snapshot(item), mark) for inner, item in new.items()})
         return True
 
-    def drop_leaf(self, layer: Layer, path: Path, mark: Mark) -> None:
-        layer.writes[path] = (REMOVED, mark)
-        if path in self.explicit:
-            layer.lost.add(path)
-        else:
-            dict.__delitem__(self.peek(path[:-1]), path[-1])
+    def drop_leaves(self, layer: Layer, paths: Sequence[Path], mark: Mark) -> None:
+        for path in paths:
+            layer.writes[path] = (REMOVED, mark)
+            if path in self.explicit:
+                layer.lost.add(path)
+            else:
+                dict.__delitem__(self.peek(path[:-1]), path[-1])
 
-    def place_leaf(self, path: Path, value: object) -> None:
+    def yield_leaf(self, layer: Layer, path: Path, value: object, mark: Mark, *, lost: bool) -> None:
+        """Set one value of a lazy view's group, unless it is ``lost`` or an explicit value stands there."""
+        layer.writes[path] = (snapshot(value), mark)
+        if lost or path in self.explicit or path in self.protected:
+            layer.lost.add(path)
+            return
         node = self.root
         for key in path[:-1]:
             inner = dict.get(node, key)
             node = inner if isinstance(inner, ADict) else node.__missing__(key)
-        layer, self.layer = self.layer, Layer("lazy", "", "")
+        layer, self.layer = layer, Layer("lazy", "", "")
         node[path[-1]] = value  # noted already by the write it is part of
         self.layer = layer
 
@@ -309,8 +323,7 @@ class _Builder:
         if layer is None:
             raise ConfigError(f"{dotted(path)!r} is removed after a Scope.lazy() block; remove it above the block")
         kept = layer.kind == "lazy" and (path in self.explicit or path in self.protected)
-        old = dict.get(node, key)
-        gone = [inner for inner, _ in leaves(old, path)] if isinstance(old, ADict) and old else [path]
+        gone = _leaf_paths(dict.get(node, key), path)
         layer.writes.update({inner: (REMOVED, self.source) for inner in gone})
         layer.lost.update(gone if kept else ())
         return not kept
@@ -323,88 +336,75 @@ class _Builder:
     def missing(self, path: Path) -> str:
         return f"no key {dotted(path)!r} in {self.name}"
 
-    # -- the end --------------------------------------------------------------------------------
 
-    def check_keys(self, views: Mapping[str, View], strict: bool) -> None:
-        """Compare explicit keys with those that views and schema know; retype what a lazy view knows."""
-        if self.schema is not None:
-            return  # every key has been checked when it was set
-        known = {path for layer in self.layers if layer.kind in ("default", "view", "lazy") for path in layer.writes}
-        groups = {path[:depth] for path in known for depth in range(1, len(path) + 1)}
-        for path, item in self.explicit.items():
-            if path in known:
-                self.retype(path, item)
-            elif path not in groups and not _inside(path, known):
-                self.unknown(path, item, groups, views, strict)
-
-    def retype(self, path: Path, item: Assignment) -> None:
-        for layer in self.layers:
-            if layer.kind == "lazy" and path in layer.lost and layer.writes[path][0] is not REMOVED:
-                value = _coerced(item, layer.writes[path][0])
-                self.source, self.layer = item.source, Layer("file", "", "")
-                node: Any = self.peek(path[:-1])
-                node[path[-1]] = value
-                self.source, self.layer = None, None
-                top = [one for one in self.layers if one.kind not in _BELOW and path in one.writes][-1]
-                top.writes[path] = (value, top.writes[path][1])
-
-    def unknown(self, path: Path, item: Assignment, groups: set[Path], views: Mapping[str, View], strict: bool) -> None:
-        depth = next(depth for depth in range(1, len(path) + 1) if path[:depth] not in groups)
-        siblings = [str(other[-1]) for other in groups if len(other) == depth and other[:-1] == path[: depth - 1]]
-        here, rest = path[depth - 1], path[depth:]
-        meant = near_miss(str(here), siblings)
-        key = dotted(path)
-        if meant is not None or strict:
-            known = [dotted((*path[: depth - 1], other, *rest)) for other in siblings]
-            raise UnknownName("key", key, known, item.source)
-        elsewhere = [dotted(other) for other in groups if other[-1] == path[-1]]
-        hint = f"; there is {elsewhere[0]!r}" if elsewhere else _hint(key, views)
-        warnings.warn(
-            f"{item.source!r}: no view of {self.name!r} knows {key!r}{hint}; it is set all the same "
-            "(strict=True makes this an error)",
-            UserWarning,
-            stacklevel=_outside(),
-        )
-
-    def finish(self, views: Mapping[str, View]) -> Resolution:
-        for path, view in self.asked.items():
-            node: object = self.peek(path[:-1])
-            meant = near_miss(str(path[-1]), [str(key) for key in node]) if isinstance(node, ADict) else None
-            if self.peek(path) is REMOVED and meant is not None:
-                warnings.warn(
-                    f"view {view.name!r} ({view.where}) read {dotted(path)!r}, which nothing has set; "
-                    f"did you mean {dotted((*path[:-1], meant))!r}?",
-                    UserWarning,
-                    stacklevel=_outside(),
-                )
-        order = {kind: index for index, kind in enumerate(_BELOW)}
-        layers = sorted(self.layers, key=lambda layer: order.get(layer.kind, len(order)))
-        if self.schema is None:
-            seal(self.root, _Words(self.name, self.root, views))
-            return Resolution(self.name, self.root, layers)
-        set_paths = {path for layer in self.layers if layer.kind != "schema" for path in layer.writes}
-        touched = {path[:depth] for path in set_paths for depth in range(1, len(path) + 1)}
-        values = {key: value for key, value in self.root.to_dict().items() if (key,) in touched}
-        return Resolution(self.name, self.schema.build(values, self.place), layers)
+# ---------------------------------------------------------------- the end
 
 
-class _Noting:
-    """Round a view: remembers what it read unset, and says so if it fails."""
+def _check_keys(builder: _Builder, views: Mapping[str, View], strict: bool) -> None:
+    """Compare explicit keys with those that views know; retype what a lazy view knows."""
+    known = {path for layer in builder.layers if layer.kind in ("default", "view", "lazy") for path in layer.writes}
+    groups = {path[:depth] for path in known for depth in range(1, len(path) + 1)}
+    for path, item in builder.explicit.items():
+        if path in known:
+            _retype(builder, path, item)
+        elif path not in groups and not any(path[:depth] in known for depth in range(1, len(path))):
+            _unknown(builder.name, path, item, groups, views, strict)
 
-    def __init__(self, builder: _Builder, view: View) -> None:
-        self.builder, self.view = builder, view
 
-    def __enter__(self) -> None:
-        pass
+def _retype(builder: _Builder, path: Path, item: Assignment) -> None:
+    for layer in builder.layers:
+        if layer.kind == "lazy" and path in layer.lost and layer.writes[path][0] is not REMOVED:
+            value = _coerced(item, layer.writes[path][0])
+            builder.source, builder.layer = item.source, Layer("file", "", "")
+            builder.peek(path[:-1])[path[-1]] = value
+            builder.source, builder.layer = None, None
+            top = [one for one in builder.layers if one.kind not in _BELOW and path in one.writes][-1]
+            top.writes[path] = (value, top.writes[path][1])
 
-    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: object) -> None:
-        unset = list(_placeholders(self.builder.root))
-        for path in unset:
-            self.builder.asked.setdefault(path, self.view)
-        if error is not None:
-            names = ", ".join(dotted(path) for path in unset)
-            said = f"; nothing has set what it read: {names}" if unset else ""
-            error.add_note(f"in view {self.view.name!r} ({self.view.where}){said}")
+
+def _unknown(
+    name: str, path: Path, item: Assignment, groups: set[Path], views: Mapping[str, View], strict: bool
+) -> None:
+    depth = next(depth for depth in range(1, len(path) + 1) if path[:depth] not in groups)
+    siblings = [str(other[-1]) for other in groups if len(other) == depth and other[:-1] == path[: depth - 1]]
+    key, here, rest = dotted(path), str(path[depth - 1]), path[depth:]
+    if strict or near_miss(here, siblings) is not None:
+        known = [dotted((*path[: depth - 1], other, *rest)) for other in siblings]
+        raise UnknownName("key", key, known, item.source)
+    elsewhere = [dotted(other) for other in groups if other[-1] == path[-1]]
+    hint = f"; there is {elsewhere[0]!r}" if elsewhere else _hint(key, views)
+    _warn(
+        f"{item.source!r}: no view of {name!r} knows {key!r}{hint}; it is set all the same "
+        "(strict=True makes this an error)"
+    )
+
+
+def _warn_of_unset(builder: _Builder) -> None:
+    """Say which key a view has read under a wrong name."""
+    for path, view in builder.asked.items():
+        node = builder.peek(path[:-1])
+        meant = near_miss(str(path[-1]), [str(key) for key in node]) if isinstance(node, ADict) else None
+        if meant is not None and builder.peek(path) is REMOVED:
+            _warn(
+                f"view {view.name!r} ({view.where}) read {dotted(path)!r}, which nothing has set; "
+                f"did you mean {dotted((*path[:-1], meant))!r}?"
+            )
+
+
+def _frozen(builder: _Builder, views: Mapping[str, View]) -> object:
+    """Return the finished config: the sealed ADict, or the schema's model."""
+    if builder.schema is None:
+        seal(builder.root, _Words(builder.name, builder.root, views))
+        return builder.root
+    written = [path for layer in builder.layers if layer.kind != "schema" for path in layer.writes]
+    touched = {path[0] for path in written}
+    values = {key: value for key, value in builder.root.to_dict().items() if key in touched}
+    return builder.schema.build(values, builder.place)
+
+
+def _leaf_paths(value: object, path: Path) -> list[Path]:
+    """Return the paths of the leaves of what stands at ``path``."""
+    return [inner for inner, _ in leaves(value, path)] if isinstance(value, ADict) and value else [path]
 
 
 def _placeholders(node: ADict) -> Iterator[Path]:
@@ -453,18 +453,12 @@ def _hint(key: str, views: Mapping[str, View]) -> str:
     return ""
 
 
-def _outside() -> int:
-    """Return the ``stacklevel`` of a warning that is to name the first line outside this package."""
-    level, frame = 1, sys._getframe(1)
+def _warn(message: str) -> None:
+    """Warn, naming the first line outside this package."""
+    level, frame = 2, sys._getframe(1)
     while frame.f_back is not None and str(frame.f_globals.get("__name__")).startswith("sweep.config."):
         level, frame = level + 1, frame.f_back
-    return level
-
-
-def _inside(path: Path, known: Iterable[Path]) -> bool:
-    """Whether ``path`` lies in a known leaf (a mapping that was empty, or None)."""
-    whole = set(known)
-    return any(path[:depth] in whole for depth in range(1, len(path)))
+    warnings.warn(message, UserWarning, stacklevel=level)
 
 
 def _changed(value: Any, before: Any) -> bool:

@@ -69,27 +69,17 @@ class Schema:
         found = self.field(item.path, item.source)
         if found is None or _has_validators(self.model, found):
             return item.value
-        from pydantic import TypeAdapter, ValidationError
-
-        metadata = tuple(found.metadata)
-        annotation: Any = Annotated[(found.annotation, *metadata)] if metadata else found.annotation
-        adapter: TypeAdapter[Any] = TypeAdapter(annotation)
         candidates = [item.value] if item.problem == "" else []
         if item.text is not None and not isinstance(item.value, str):
             candidates.append(item.text)
-        complaint = item.problem
+        complaints = [item.problem] if item.problem else []
         for value in candidates or [item.text]:
-            try:
-                result = adapter.validate_python(value)
-            except ValidationError as error:
-                complaint = complaint or error.errors()[0]["msg"]
-                continue
-            if _crosses(value, result):
-                complaint = complaint or f"{type(value).__name__} is no {type(result).__name__}"
-                continue
-            return value if _inner_model(found.annotation) is not None else result
+            result, complaint = _validated(found, value)
+            if complaint == "":
+                return value if _inner_model(found.annotation) is not None else result
+            complaints.append(complaint)
         shown = item.text or repr(item.value)
-        raise ConfigError(f"{dotted(item.path)!r}{_at(item.source)}: {complaint}, got {shown}{range_hint(shown)}")
+        raise ConfigError(f"{dotted(item.path)!r}{_at(item.source)}: {complaints[0]}, got {shown}{range_hint(shown)}")
 
     def build(self, values: Mapping[str, object], where: Where) -> BaseModel:
         """Validate the merged values and return the frozen model.
@@ -123,6 +113,20 @@ class Schema:
     def describe(self) -> dict[str, str]:
         """Return the descriptions of the fields that have one, by dotted key."""
         return dict(_descriptions(self.model, ()))
+
+
+def _validated(field: FieldInfo, value: object) -> tuple[object, str]:
+    """Return a field's value as its type has it, and what is wrong with it."""
+    from pydantic import TypeAdapter, ValidationError
+
+    metadata = tuple(field.metadata)
+    annotation: Any = Annotated[(field.annotation, *metadata)] if metadata else field.annotation
+    adapter: TypeAdapter[object] = TypeAdapter(annotation)
+    try:
+        result = adapter.validate_python(value)
+    except ValidationError as error:
+        return None, error.errors()[0]["msg"]
+    return result, f"{type(value).__name__} is no {type(result).__name__}" if _crosses(value, result) else ""
 
 
 def _at(where: str) -> str:

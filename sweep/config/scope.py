@@ -15,8 +15,16 @@ from dataclasses import replace
 from typing import TYPE_CHECKING, Any, TypeVar, cast, final
 
 from sweep.config.adict import ADict, leaves
-from sweep.config.commandline import Arguments, Assignment, parse_arguments
-from sweep.config.explicit import Explicit, environment_of, from_environment, from_file
+from sweep.config.commandline import (
+    Arguments,
+    Assignment,
+    Explicit,
+    environment_of,
+    from_environment,
+    from_file,
+    parse_arguments,
+    sources,
+)
 from sweep.config.inject import fill
 from sweep.config.layers import History, diff, history_of
 from sweep.config.resolve import Resolution, resolve
@@ -407,7 +415,7 @@ class Scope(_Configurable):
         words = parse_arguments(argv, self._parser)
         if words.manual:
             _print_manual(self._manual(words, self._main), self._parser)
-        return {self: self._resolve(words, [from_file(path) for path in words.files])}
+        return {self: self._resolve(words)}
 
     def _manual(self, words: Arguments, main: str) -> str:
         plan = self._plan(words)
@@ -420,12 +428,9 @@ class Scope(_Configurable):
         keys = () if self._schema is None else self._schema.model.model_fields
         return plan_views(self.views, words.views, f"scope {self.name!r}", keys)
 
-    def _resolve(self, words: Arguments, from_files: Sequence[Explicit]) -> Resolution:
+    def _resolve(self, words: Arguments, below: Sequence[Explicit] = ()) -> Resolution:
         plan = self._plan(words)
-        items = list(words.assignments)
-        items += [Assignment((key,), value, None, f"--{key}", typed=True) for key, value in words.flags.items()]
-        found = [*from_files, from_environment(self._prefix), Explicit("command line", "", items)]
-        explicit = [source for source in found if source.items]
+        explicit = sources(words, self._prefix, below)
         return resolve(self.name, self._schema, self.strict, self.views, plan, words.flag_defaults, explicit)
 
 
@@ -460,10 +465,10 @@ class MultiScope(_Configurable):
         super().__init__()
         names = [scope.name for scope in scopes]
         twice = [name for name in names if names.count(name) > 1]
-        if twice or not scopes:
-            raise ConfigError(
-                f"two scopes are named {twice[0]!r}; name them: Scope(name=…)" if twice else "MultiScope needs scopes"
-            )
+        if not scopes:
+            raise ConfigError("MultiScope needs scopes")
+        if twice:
+            raise ConfigError(f"two scopes are named {twice[0]!r}; name them: Scope(name=…)")
         self._scopes, self._prefix = scopes, env_prefix
 
     @property
@@ -494,14 +499,11 @@ class MultiScope(_Configurable):
         if words.manual:
             text = "\n".join(scope._manual(shares[scope], self._main) for scope in self._scopes)
             _print_manual(text, parsers[0] if parsers else None)
-        found = {scope: [] for scope in self._scopes}  # type: dict[Scope, list[Explicit]]
-        for path in words.files:
-            for scope, items in self._sorted(from_file(path).items).items():
-                found[scope].append(Explicit("file", path, items))
-        variables = from_environment(self._prefix)
-        for scope, items in self._sorted(variables.items).items():
-            found[scope].append(replace(variables, items=items))
-        return {scope: scope._resolve(shares[scope], found[scope]) for scope in self._scopes}
+        below: dict[Scope, list[Explicit]] = {scope: [] for scope in self._scopes}
+        for source in [*map(from_file, words.files), from_environment(self._prefix)]:
+            for scope, items in self._sorted(source.items).items():
+                below[scope].append(replace(source, items=items))
+        return {scope: scope._resolve(shares[scope], below[scope]) for scope in self._scopes}
 
     def _shares(self, words: Arguments) -> dict[Scope, Arguments]:
         items = self._sorted(words.assignments)
@@ -539,14 +541,10 @@ class MultiScope(_Configurable):
                 raise UnknownName("scope", str(name), by_name, where)
             if len(item.path) == 1 and not isinstance(item.value, Mapping):
                 raise ConfigError(f"{item.source!r}: {name!r} is a scope; write {name}.KEY=…")
-            whole = leaves(item.value) if len(item.path) == 1 else None
-            parts = [replace(item, path=item.path[1:])] if whole is None else _each(item, whole)
-            found.setdefault(by_name[name], []).extend(parts)
+            inner = leaves(item.value) if len(item.path) == 1 else None
+            parts = [replace(item, path=path, value=value, text=None) for path, value in inner or ()]
+            found.setdefault(by_name[name], []).extend(parts if inner else [replace(item, path=item.path[1:])])
         return found
-
-
-def _each(item: Assignment, parts: Any) -> list[Assignment]:
-    return [replace(item, path=path, value=value, text=None) for path, value in parts]
 
 
 def _several(names: str | Sequence[str]) -> Sequence[str]:

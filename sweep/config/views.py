@@ -106,13 +106,6 @@ def plan_views(views: Mapping[str, View], selected: Sequence[str], where: str = 
         if name not in views and name in {*keys, *(key for view in views.values() for key in view.sets())}:
             raise UnknownName("view", name, views, f"{where}; it is a key: {name}=VALUE")
         _add(name, views, wanted, (), where)
-    for view in wanted.values():
-        for name in view.needs:
-            if views[name].lazy and not view.lazy:
-                raise ConfigError(
-                    f"view {view.name!r} ({view.where}) needs {name!r}, which is lazy and applies after it; "
-                    f"make {view.name!r} lazy too"
-                )
     eager = [view for view in wanted.values() if not view.lazy]
     return Plan(
         _ordered([view for view in eager if view.name in by_default]),
@@ -130,6 +123,11 @@ def _add(name: str, views: Mapping[str, View], wanted: dict[str, View], above: t
         return
     for need in views[name].needs:
         _add(need, views, wanted, (*above, name), where)
+        if views[need].lazy and not views[name].lazy:
+            raise ConfigError(
+                f"view {name!r} ({views[name].where}) needs {need!r}, which is lazy and applies after it; "
+                f"make {name!r} lazy too"
+            )
     wanted[name] = views[name]
 
 

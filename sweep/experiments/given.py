@@ -15,8 +15,7 @@ from dataclasses import dataclass, replace
 from typing import Any, NoReturn, final, get_args
 
 from sweep.config.adict import dotted, leaves
-from sweep.config.commandline import Assignment, range_hint
-from sweep.config.explicit import Explicit
+from sweep.config.commandline import Assignment, Explicit, range_hint
 from sweep.config.layers import Layer
 from sweep.errors import ConfigError, ContractError, ContractViolation, UnknownName
 from sweep.pipeline.annotations import Record

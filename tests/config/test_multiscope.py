@@ -58,6 +58,10 @@ def test_scopes_are_isolated() -> None:
         "model": {"backbone": "resnet50", "lr": 0.1},
         "data": {"dataset": "cifar10", "lr": 0.001},
     }
+    assert scope.resolve(["model={}", "data={lr: 2}"]).to_dict() == {
+        "model": {"backbone": "resnet50", "lr": 0.1},
+        "data": {"dataset": "cifar10", "lr": 2.0},
+    }
     assert scope.result_type is ADict
 
 
