@@ -28,7 +28,7 @@ P = ParamSpec("P")
 T = TypeVar("T")
 
 _MISSING = object()
-Changes = dict[ContextVar[Any], Any]
+Changes = dict[ContextVar[Any], object]
 
 
 @final
@@ -44,7 +44,7 @@ class LoopThread:
     __slots__ = ("_args", "_before", "_event", "_function", "_inbox", "_kwargs", "abandoned", "route", "token")
 
     def __init__(
-        self, token: EventLoopToken, function: Callable[..., Any], args: tuple[Any, ...], kwargs: dict[str, Any]
+        self, token: EventLoopToken, function: Callable[..., object], args: tuple[object, ...], kwargs: dict[str, object]
     ) -> None:
         self.token, self.abandoned = token, False
         self.route: Callable[[EventLoopToken, Callable[[], object]], None] = post
@@ -53,14 +53,14 @@ class LoopThread:
         self._event = anyio.Event()
         self._inbox: deque[_Request | _Outcome] = deque()
 
-    def call(self, function: Callable[..., Awaitable[T]], /, *args: Any) -> T:
+    def call(self, function: Callable[..., Awaitable[T]], /, *args: object) -> T:
         """Run a coroutine function on the owning loop and wait here for its value; see :func:`call_in_loop`."""
         request = _Request(function, args, _changes(self._before))
         self._post(request)
         value: T = request.reply.get().unwrap()
         return value
 
-    def call_sync(self, function: Callable[..., T], /, *args: Any) -> T:
+    def call_sync(self, function: Callable[..., T], /, *args: object) -> T:
         """Run a plain function on the owning loop's thread and wait here for its value.
 
         Cheaper than :meth:`call`: the loop calls it between two tasks.
@@ -201,7 +201,7 @@ def current_loop_thread() -> LoopThread | None:
     return _CURRENT.get()
 
 
-def call_in_loop(function: Callable[..., Awaitable[T]], /, *args: Any) -> T:
+def call_in_loop(function: Callable[..., Awaitable[T]], /, *args: object) -> T:
     """Run a coroutine function on the loop that owns this worker thread, and wait for its value.
 
     It runs inside the task that waits for this thread, so it is cancelled with that task, and sees
@@ -236,7 +236,7 @@ class _Outcome:
 
     __slots__ = ("error", "value")
 
-    def __init__(self, value: Any, error: BaseException | None) -> None:
+    def __init__(self, value: object, error: BaseException | None) -> None:
         self.value, self.error = value, error
 
     def unwrap(self) -> Any:
@@ -254,7 +254,7 @@ class _Request:
 
     __slots__ = ("args", "changes", "function", "reply")
 
-    def __init__(self, function: Callable[..., Awaitable[Any]], args: tuple[Any, ...], changes: Changes) -> None:
+    def __init__(self, function: Callable[..., Awaitable[object]], args: tuple[object, ...], changes: Changes) -> None:
         self.function, self.args, self.changes = function, args, changes
         self.reply: SimpleQueue[_Outcome] = SimpleQueue()
 
@@ -294,7 +294,7 @@ class _Worker:
             del call, outcome
 
 
-def _attempt(context: Context, function: Callable[..., Any], args: tuple[Any, ...], kwargs: dict[str, Any]) -> _Outcome:
+def _attempt(context: Context, function: Callable[..., object], args: tuple[object, ...], kwargs: dict[str, object]) -> _Outcome:
     try:
         return _Outcome(context.run(function, *args, **kwargs), None)
     except BaseException as error:  # noqa: BLE001  # it is raised again where the call is waited for

@@ -45,8 +45,8 @@ class Task:
         output: Directory for ``stdout.log`` and ``stderr.log`` of a child process, or None.
     """
 
-    function: Callable[..., Any]
-    kwargs: Mapping[str, Any]
+    function: Callable[..., object]
+    kwargs: Mapping[str, object]
     context_name: str | None = None
     resources: Resources = field(default_factory=Resources)
     facts: Mapping[str, Any] = field(default_factory=dict)
@@ -70,7 +70,7 @@ class Executor(ABC):
         return Capacity()
 
     @asynccontextmanager
-    async def open(self, preload: Sequence[Callable[..., Any]] = ()) -> AsyncIterator[None]:
+    async def open(self, preload: Sequence[Callable[..., object]] = ()) -> AsyncIterator[None]:
         """Hold whatever the executor needs (a fork server, a client); re-entrant for nested sweeps.
 
         Args:

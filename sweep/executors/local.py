@@ -50,7 +50,7 @@ class _LocalExecutor(Executor):
     def __repr__(self) -> str:
         return f"{type(self).__name__}({'' if self.workers is None else f'workers={self.workers}'})"
 
-    def __getstate__(self) -> dict[str, Any]:
+    def __getstate__(self) -> dict[str, object]:
         """Pickle without what is open: an executor may travel inside an experiment."""
         return {"workers": self.workers, "_open": None}
 
@@ -59,7 +59,7 @@ class _LocalExecutor(Executor):
         return Capacity(cpus=machine_cpus(), gpus=len(machine_gpus()), memory=machine_memory())
 
     @asynccontextmanager
-    async def open(self, preload: Sequence[Callable[..., Any]] = ()) -> AsyncIterator[None]:
+    async def open(self, preload: Sequence[Callable[..., object]] = ()) -> AsyncIterator[None]:
         """Hold threads and the fork server; opened again while open, it shares them.
 
         Raises:
@@ -78,7 +78,7 @@ class _LocalExecutor(Executor):
                 if held.own_threads:
                     held.threads.close()
 
-    async def _prepare(self, held: _Open, preload: Sequence[Callable[..., Any]]) -> None:
+    async def _prepare(self, held: _Open, preload: Sequence[Callable[..., object]]) -> None:
         """Make ready for functions to come; in this process nothing is needed."""
 
     def _held(self) -> _Open:
@@ -86,7 +86,7 @@ class _LocalExecutor(Executor):
             raise RuntimeError(f"{self!r} is not open: write `async with executor.open(): await executor.run(…)`")
         return self._open
 
-    async def _run_here(self, task: Task, session: Session, held: _Open, turn: AbstractAsyncContextManager[Any]) -> Any:
+    async def _run_here(self, task: Task, session: Session, held: _Open, turn: AbstractAsyncContextManager[Any]) -> object:
         """Run a task in this process: async on the loop, sync in a worker thread when it is its turn."""
         asynchronous = _is_async(task.function)
         machine = holding(lambda: held.placement.hold(task.resources, _name(task)))
@@ -160,7 +160,7 @@ class ProcessExecutor(_LocalExecutor):
         ValueError: ``workers`` is no whole number >= 1.
     """
 
-    async def _prepare(self, held: _Open, preload: Sequence[Callable[..., Any]]) -> None:
+    async def _prepare(self, held: _Open, preload: Sequence[Callable[..., object]]) -> None:
         await held.server.preload(preload)
 
     async def run(self, task: Task, session: Session) -> Any:
@@ -195,10 +195,10 @@ class _Guard:
     def report(self, step: int, metrics: Mapping[str, float]) -> Decision:
         return self._of_task().report(step, metrics)
 
-    def save(self, value: Any) -> None:
+    def save(self, value: object) -> None:
         self._of_task().save(value)
 
-    def load(self) -> Any | None:
+    def load(self) -> object | None:
         return self._of_task().load()
 
     def log(self, message: str) -> None:
@@ -216,7 +216,7 @@ class _Guard:
         return self._session
 
 
-async def _limited(task: Task, session: Session, threads: WorkerThreads | None) -> Any:
+async def _limited(task: Task, session: Session, threads: WorkerThreads | None) -> object:
     """Run a task under its time limit; what blocked past it fails, even if it returned."""
     clock, limit = current_clock(), task.resources.time_limit
     began = clock.now()
@@ -232,7 +232,7 @@ async def _limited(task: Task, session: Session, threads: WorkerThreads | None) 
     raise TrialFailed(text, kind="timeout")
 
 
-async def _call(task: Task, session: Session, threads: WorkerThreads | None) -> Any:
+async def _call(task: Task, session: Session, threads: WorkerThreads | None) -> object:
     """Call the function with its context; a decision comes out as itself, ``sys.exit`` as a failure."""
     kwargs = dict(task.kwargs)
     if task.context_name is not None:
@@ -257,7 +257,7 @@ def _name(task: Task) -> str:
     return f"trial {path!r}" if path else f"{getattr(task.function, '__qualname__', repr(task.function))}()"
 
 
-def _is_async(function: Callable[..., Any]) -> bool:
+def _is_async(function: Callable[..., object]) -> bool:
     return inspect.iscoroutinefunction(function) or inspect.iscoroutinefunction(getattr(function, "__call__", None))  # noqa: B004  # not whether, but what
 
 

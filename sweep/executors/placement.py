@@ -105,7 +105,7 @@ class Placement:
         self._waiting.append(waiter)
         try:
             await waiter.event.wait()
-        except BaseException:
+        except BaseException:  # whoever gives up waiting, for whatever reason, stands in nobody's way
             if waiter.gpus is None:
                 self._waiting.remove(waiter)
                 self._admit()

@@ -16,13 +16,14 @@ import sys
 import types
 import typing
 from collections.abc import Iterable, Iterator, Mapping
-from typing import Any, Final, final
+from typing import Any, Final, TypeAlias, final
 
 import typing_extensions
 from pydantic import AliasChoices, AliasPath, BaseModel, RootModel
 from pydantic.fields import FieldInfo
 
 __all__ = [
+    "Annotation",
     "Record",
     "class_of",
     "describe",
@@ -38,13 +39,16 @@ __all__ = [
     "value_of",
 ]
 
+Annotation: TypeAlias = object
+"""What stands after a colon: a class, a typing construct, an alias. Python has no type for these yet."""
+
 _STANDARD: Final = frozenset({"builtins", "collections", "collections.abc", "typing", "types"})
 _MARKS: Final = (typing.Required, typing.NotRequired, typing_extensions.ReadOnly)
 _WRAPPERS: Final = (typing.Annotated, typing.Final, typing.ClassVar, *_MARKS)
 _FORMS: Final = (typing.Any, typing.Never, typing.NoReturn, typing.LiteralString, typing_extensions.Any)
 
 
-def split(annotation: Any) -> tuple[Any, tuple[Any, ...]]:
+def split(annotation: Annotation) -> tuple[Annotation, tuple[Annotation, ...]]:
     """Return origin and arguments; a plain class is its own origin, without arguments."""
     origin = typing_extensions.get_origin(annotation)
     return (annotation, ()) if origin is None else (origin, typing_extensions.get_args(annotation))
@@ -63,7 +67,7 @@ def is_annotation(value: object) -> bool:
     return typing_extensions.get_origin(value) is not None
 
 
-def peel(annotation: Any) -> Any:
+def peel(annotation: Annotation) -> Annotation:
     """Strip what says nothing about values: Annotated, Final, Required, aliases, type variables."""
     if annotation is None:
         return type(None)
@@ -83,18 +87,18 @@ def peel(annotation: Any) -> Any:
     return peel(args[0]) if origin in _WRAPPERS and args else annotation
 
 
-def value_of(alias: typing_extensions.TypeAliasType) -> Any:
+def value_of(alias: typing_extensions.TypeAliasType) -> Annotation:
     """Return what an alias stands for, its own forward references resolved where they can be."""
     return _hint(alias.__value__, vars(sys.modules.get(alias.__module__ or "", types)))
 
 
-def _bound_of(variable: typing.TypeVar) -> Any:
+def _bound_of(variable: typing.TypeVar) -> Annotation:
     if variable.__constraints__:
         return functools.reduce(operator.or_, variable.__constraints__)
     return Any if variable.__bound__ is None else peel(variable.__bound__)
 
 
-def _substitute(annotation: Any, values: Mapping[Any, Any]) -> Any:
+def _substitute(annotation: Any, values: Mapping[Annotation, Annotation]) -> Annotation:
     """Replace type variables; one without a value becomes ``Any``."""
     if isinstance(annotation, typing.TypeVar):
         return values.get(annotation, Any)
@@ -102,13 +106,13 @@ def _substitute(annotation: Any, values: Mapping[Any, Any]) -> Any:
     return annotation[tuple(values.get(parameter, Any) for parameter in parameters)] if parameters else annotation
 
 
-def members(annotation: Any) -> tuple[Any, ...] | None:
+def members(annotation: Annotation) -> tuple[Annotation, ...] | None:
     """Return the alternatives of a union, or ``None`` where it is none."""
     origin, args = split(annotation)
     return args if origin in (typing.Union, types.UnionType) else None
 
 
-def class_of(annotation: Any) -> type:
+def class_of(annotation: Annotation) -> type:
     """Return the class of the values; ``object`` where the annotation names none."""
     origin, _ = split(peel(annotation))
     if isinstance(origin, typing.NewType):
@@ -118,13 +122,13 @@ def class_of(annotation: Any) -> type:
     return origin if isinstance(origin, type) else object
 
 
-def is_protocol(annotation: Any) -> bool:
+def is_protocol(annotation: Annotation) -> bool:
     """Say whether the annotation is a Protocol that is not one of the standard ABCs."""
     origin, _ = split(annotation)
     return bool(getattr(origin, "_is_protocol", False)) and origin.__module__ not in _STANDARD
 
 
-def lineage(annotation: Any) -> Iterator[Any]:
+def lineage(annotation: Annotation) -> Iterator[Annotation]:
     """Yield the annotation and its generic bases with their arguments, nearest first.
 
     Example:
@@ -142,7 +146,7 @@ def lineage(annotation: Any) -> Iterator[Any]:
             yield from lineage(_substitute(base, values))
 
 
-def items_of(annotation: Any) -> tuple[Any, ...]:
+def items_of(annotation: Annotation) -> tuple[Annotation, ...]:
     """Return the annotations that hold of what iteration yields, one by one for a fixed tuple.
 
     ``object`` stands for items about which nothing is known.
@@ -163,7 +167,7 @@ def items_of(annotation: Any) -> tuple[Any, ...]:
     return (object,)
 
 
-def _standard_items(annotation: Any, origin: type, args: tuple[Any, ...]) -> tuple[Any, ...]:
+def _standard_items(annotation: Annotation, origin: type, args: tuple[Annotation, ...]) -> tuple[Annotation, ...]:
     if issubclass(origin, str):
         return (str,)
     if issubclass(origin, bytes | bytearray | memoryview | range):
@@ -175,7 +179,7 @@ def _standard_items(annotation: Any, origin: type, args: tuple[Any, ...]) -> tup
     return (Any,) if not args else args[-1:] if issubclass(origin, abc.ValuesView) else args[:1]
 
 
-def entries_of(annotation: Any) -> tuple[Any, Any]:
+def entries_of(annotation: Annotation) -> tuple[Annotation, Annotation]:
     """Return the annotations of keys and values of a mapping; ``object`` where they are unknown."""
     for base in lineage(annotation):
         origin, args = split(base)
@@ -207,7 +211,7 @@ class Record:
     """
 
     cls: type
-    fields: dict[str, Any]
+    fields: dict[str, Annotation]
     required: frozenset[str]
     keys: frozenset[str]
     aliases: dict[str, str] = dataclasses.field(default_factory=dict)
@@ -217,7 +221,7 @@ class Record:
     lenient: bool = False
 
     @classmethod
-    def of(cls, annotation: Any) -> Record | None:
+    def of(cls, annotation: Annotation) -> Record | None:
         """Read a pydantic model, dataclass, TypedDict or NamedTuple; ``None`` for anything else.
 
         A forward reference that cannot be resolved stays as text.
@@ -253,7 +257,7 @@ def _read(cls: type) -> Record | None:
     return None
 
 
-def _hints(cls: type) -> dict[str, Any]:
+def _hints(cls: type) -> dict[str, Annotation]:
     """Return resolved annotations; where a name is unknown, only that field keeps its text."""
     try:
         return typing_extensions.get_type_hints(cls, include_extras=True)
@@ -263,7 +267,7 @@ def _hints(cls: type) -> dict[str, Any]:
         return {name: _hint(hint, names) for found in bases for name, hint in found.items()}
 
 
-def _hint(hint: Any, names: dict[str, Any]) -> Any:
+def _hint(hint: Annotation, names: dict[str, Annotation]) -> Annotation:
     carrier = types.SimpleNamespace(__annotations__={"it": hint})
     try:
         return typing_extensions.get_type_hints(carrier, names, include_extras=True)["it"]
@@ -299,7 +303,7 @@ def _alias_keys(alias: str | AliasPath | AliasChoices | None) -> set[str]:
     return set() if alias is None else {alias}
 
 
-def _field_annotation(info: FieldInfo) -> Any:
+def _field_annotation(info: FieldInfo) -> Annotation:
     return typing.Annotated[(info.annotation, *info.metadata)] if info.metadata else info.annotation
 
 
@@ -334,17 +338,17 @@ def _read_typed_dict(cls: type) -> Record:
     return Record(cls, fields, required, frozenset(fields), closed=config.get("extra") == "forbid")
 
 
-def _marks(hint: Any) -> list[Any]:
+def _marks(hint: Annotation) -> list[Annotation]:
     origin, args = split(hint)
     return [origin, *_marks(args[0])] if origin in _MARKS else []
 
 
-def _unmark(hint: Any) -> Any:
+def _unmark(hint: Annotation) -> Annotation:
     origin, args = split(hint)
     return _unmark(args[0]) if origin in _MARKS else hint
 
 
-def records_in(annotations: Iterable[Any]) -> dict[str, Record]:
+def records_in(annotations: Iterable[Annotation]) -> dict[str, Record]:
     """Return all records that annotations name, by name, those in fields of others included.
 
     Example:
@@ -368,7 +372,7 @@ def records_in(annotations: Iterable[Any]) -> dict[str, Record]:
 # ---------------------------------------------------------------- wording
 
 
-def describe(annotation: Any) -> str:
+def describe(annotation: Annotation) -> str:
     """Return a short, readable name for an annotation.
 
     Example:
@@ -391,7 +395,7 @@ def describe(annotation: Any) -> str:
     return str(getattr(annotation, "__name__", None) or repr(annotation).removeprefix("typing."))
 
 
-def _describe_parts(origin: Any, args: tuple[Any, ...]) -> str:
+def _describe_parts(origin: Annotation, args: tuple[Annotation, ...]) -> str:
     if origin in (typing.Union, types.UnionType):
         return " | ".join(describe(part) for part in args)
     name = describe(origin)

@@ -7,7 +7,7 @@ import warnings
 from collections.abc import Callable, Mapping, Sequence
 from operator import is_
 from pathlib import Path
-from typing import Any, Literal, NamedTuple, final
+from typing import Literal, NamedTuple, final
 
 from sweep.deferred import launch
 from sweep.errors import ContractError, did_you_mean
@@ -26,12 +26,12 @@ from sweep.pipeline.nodes import (
     Side,
     Stage,
     Through,
-    attach,
     caller,
     classify,
+    contracted,
     field_problems,
     name_problem,
-    share_out,
+    refuse,
 )
 from sweep.pipeline.runs import run_pipeline
 from sweep.pipeline.state import State
@@ -47,8 +47,8 @@ _BUILDS = 8
 class _Build(NamedTuple):
     """What a pipeline came to among these fields, within these global hooks."""
 
-    known: dict[str, Any]
-    hooks: tuple[Mapping[str, Any], ...]
+    known: dict[str, object]
+    hooks: tuple[Mapping[str, object], ...]
     compiled: Compiled
 
 
@@ -71,19 +71,17 @@ class Pipeline:
 
     __slots__ = ("_cache", "_declared", "_done", "_hooks", "_open")
 
-    def __init__(self, **inputs: Any) -> None:
-        problems = field_problems(inputs)
-        if problems:
-            raise ContractError("Pipeline(…)", problems)
-        self._declared: Mapping[str, Any] | None = inputs or None
+    def __init__(self, **inputs: object) -> None:
+        refuse("Pipeline(…)", field_problems(inputs))
+        self._declared: Mapping[str, object] | None = inputs or None
         self._done: tuple[Node, ...] = ()
         self._open: tuple[tuple[Loop, tuple[Node, ...]], ...] = ()
-        self._hooks: Mapping[str, Any] = {}
+        self._hooks: Mapping[str, object] = {}
         self._cache: list[_Build] = []
 
     # ------------------------------------------------------------ building
 
-    def _next(self, **changes: Any) -> Pipeline:
+    def _next(self, **changes: object) -> Pipeline:
         new = Pipeline.__new__(Pipeline)
         for name in ("_declared", "_done", "_open", "_hooks"):
             setattr(new, name, changes.get(name, getattr(self, name)))
@@ -91,7 +89,7 @@ class Pipeline:
         return new
 
     def stage(
-        self, name: str, what: Any, /, *, settings: Mapping[str, Any] | None = None, **hooks_or_settings: Any
+        self, name: str, what: object, /, *, settings: Mapping[str, object] | None = None, **hooks_or_settings: object
     ) -> Pipeline:
         """Add a stage.
 
@@ -105,20 +103,18 @@ class Pipeline:
             ContractError: The name or a hook is wrong by itself.
         """
         where = caller(2)
-        problems = _wrong(name, what)
-        if problems:
-            raise ContractError(where, problems)
+        refuse(where, _wrong(name, what))
         _, hooks, given = classify(where, hooks_or_settings, may_have_fields=False)
         return self._add(Stage(name, what, where, {**given, **(settings or {})}, hooks))
 
     def through(
         self,
-        model: Any = None,
+        model: object = None,
         /,
         *,
-        fields: Mapping[str, Any] | None = None,
-        settings: Mapping[str, Any] | None = None,
-        **fields_hooks_settings: Any,
+        fields: Mapping[str, object] | None = None,
+        settings: Mapping[str, object] | None = None,
+        **fields_hooks_settings: object,
     ) -> Pipeline:
         """Type what passes the seam after the stage before, and hang hooks on it.
 
@@ -135,34 +131,24 @@ class Pipeline:
         where = caller(2)
         found, hooks, given = classify(where, fields_hooks_settings, may_have_fields=True)
         found.update(fields or {})
-        problems = field_problems(found)
-        body = self._body()
-        last = body[-1] if body else None
-        if last is None or isinstance(last, Loop):
-            problems.append(".through(…) belongs right after a .stage(…), .map(…), .branch(…) or .parallel(…)")
-            raise ContractError(where, problems)
-        if problems:
-            raise ContractError(where, problems)
-        contract, every = Through(model, found), {**given, **(settings or {})}
-        if isinstance(last, Stage):
-            return self._replace((*body[:-1], attach(last, where, contract, hooks, every)))
-        return self._replace((*body[:-1], share_out(last, where, contract, hooks, every)))
+        refuse(where, field_problems(found))
+        *before, last = self._body() or (None,)
+        joined = contracted(last, where, Through(model, found), hooks, {**given, **(settings or {})})
+        return self._replace((*before, joined))
 
-    def with_global_hooks(self, **hooks: Any) -> Pipeline:
+    def with_global_hooks(self, **hooks: object) -> Pipeline:
         """Wrap every stage, nested experiments included; local hooks win, before/after/metrics add.
 
         Raises:
             ContractError: A keyword is no hook.
         """
         where = caller(2)
-        unknown = [f"{name!r} is no hook{did_you_mean(name, HOOKS)}" for name in hooks if name not in HOOKS]
-        if unknown:
-            raise ContractError(where, unknown)
+        refuse(where, [f"{name!r} is no hook{did_you_mean(name, HOOKS)}" for name in hooks if name not in HOOKS])
         classify(where, hooks, may_have_fields=False)
         return self._next(_hooks={**self._hooks, **hooks})
 
     def loop_while(
-        self, predicate: Callable[..., Any], *, name: str = "loop", max_iterations: int | None = None
+        self, predicate: Callable[..., object], *, name: str = "loop", max_iterations: int | None = None
     ) -> Pipeline:
         """Begin a loop: its stages run as long as ``predicate(state)`` holds; close it with ``end_loop()``.
 
@@ -174,15 +160,11 @@ class Pipeline:
         Raises:
             ContractError: The name, predicate or limit is wrong by itself.
         """
-        where = caller(2)
-        problems = [problem for problem in [name_problem("loop", name)] if problem is not None]
-        if not callable(predicate):
-            problems.append(f"loop {name!r}: the predicate {predicate!r} is no function")
+        where, problems = caller(2), _wrong_turn("loop", name, predicate)
         whole = isinstance(max_iterations, int) and not isinstance(max_iterations, bool)
         if max_iterations is not None and (not whole or max_iterations < 1):
             problems.append(f"loop {name!r}: max_iterations={max_iterations!r}, expected a whole number >= 1")
-        if problems:
-            raise ContractError(where, problems)
+        refuse(where, problems)
         return self._next(_open=(*self._open, (Loop(name, predicate, max_iterations, where), ())))
 
     def end_loop(self) -> Pipeline:
@@ -197,7 +179,7 @@ class Pipeline:
         closed = Loop(loop.name, loop.predicate, loop.max_iterations, loop.where, body)
         return self._next(_open=tuple(outer))._add(closed)
 
-    def branch(self, predicate: Callable[..., Any], then: Any, otherwise: Any = None, *, name: str) -> Pipeline:
+    def branch(self, predicate: Callable[..., object], then: object, otherwise: object = None, *, name: str) -> Pipeline:
         """Take one of two ways, as ``predicate(state)`` says; a resumed run takes the same.
 
         The stages of a side see the whole State, as if they stood here, and are journaled below the
@@ -217,18 +199,13 @@ class Pipeline:
             >>> ways.through(next=int).run(n=7).next
             22
         """
-        where = caller(2)
-        problems = [problem for problem in [name_problem("branch", name)] if problem is not None]
-        if not callable(predicate):
-            problems.append(f"branch {name!r}: the predicate {predicate!r} is no function")
-        sides = {"then": _side("then", then, where, problems), "otherwise": Side(())}
-        if otherwise is not None:
-            sides["otherwise"] = _side("otherwise", otherwise, where, problems)
-        if problems:
-            raise ContractError(where, problems)
-        return self._add(Branch(name, predicate, sides["then"], sides["otherwise"], where))
+        where, problems = caller(2), _wrong_turn("branch", name, predicate)
+        side = _side("then", then, where, problems)
+        other = Side(()) if otherwise is None else _side("otherwise", otherwise, where, problems)
+        refuse(where, problems)
+        return self._add(Branch(name, predicate, side, other, where))
 
-    def parallel(self, **stages: Any) -> Pipeline:
+    def parallel(self, **stages: object) -> Pipeline:
         """Run stages at once on the same State; the first that fails cancels the others.
 
         Args:
@@ -247,20 +224,19 @@ class Pipeline:
         problems = [f"parallel: {problem}" for name, what in stages.items() for problem in _wrong(name, what)]
         if not stages:
             problems.append("parallel() needs stages: parallel(name=function, …)")
-        if problems:
-            raise ContractError(where, problems)
+        refuse(where, problems)
         return self._add(Parallel(tuple(Stage(name, what, where) for name, what in stages.items()), where))
 
     def map(
         self,
         name: str,
-        stage: Any,
+        stage: object,
         *,
         over: str | Ref,
         concurrency: int = 1,
         on_failure: Literal["stop", "continue"] = "stop",
-        settings: Mapping[str, Any] | None = None,
-        **hooks_or_settings: Any,
+        settings: Mapping[str, object] | None = None,
+        **hooks_or_settings: object,
     ) -> Pipeline:
         """Run a stage for each item of a field; ``.through(results=list[X])`` types the ordered results.
 
@@ -291,8 +267,7 @@ class Pipeline:
         _, hooks, given = classify(where, hooks_or_settings, may_have_fields=False)
         whole = [hook for hook in hooks if hook not in ITEM_HOOKS]
         problems += [f"map {name!r}: {hook}= is not for single items; give it in .through(…)" for hook in whole]
-        if problems:
-            raise ContractError(where, problems)
+        refuse(where, problems)
         field = over.name if isinstance(over, Ref) else over
         each = Each(stage, field, concurrency, on_failure == "continue", {**given, **(settings or {})}, hooks)
         return self._add(Stage(name, each, where))
@@ -323,12 +298,12 @@ class Pipeline:
     # ------------------------------------------------------------ reading
 
     @property
-    def inputs(self) -> dict[str, Any]:
+    def inputs(self) -> dict[str, object]:
         """Required inputs: name to annotation."""
         return dict(self._compile().inputs)
 
     @property
-    def outputs(self) -> dict[str, Any]:
+    def outputs(self) -> dict[str, object]:
         """Fields that the stages give: name to annotation."""
         return dict(self._compile().outputs)
 
@@ -366,7 +341,7 @@ class Pipeline:
     def __repr__(self) -> str:
         return f"Pipeline({outline(self._done) or 'empty'})"
 
-    def _compile(self, known: Mapping[str, Any] | None = None, hooks: Sequence[Mapping[str, Any]] = ()) -> Compiled:
+    def _compile(self, known: Mapping[str, object] | None = None, hooks: Sequence[Mapping[str, object]] = ()) -> Compiled:
         if self._open:
             loop = self._open[-1][0]
             raise ContractError(repr(self), [f"loop {loop.name!r} ({loop.where}) is not closed; add .end_loop()"])
@@ -382,12 +357,11 @@ class Pipeline:
         return compiled
 
     def _checked(
-        self, known: Mapping[str, Any] | None = None, hooks: Sequence[Mapping[str, Any]] = (), *, strict: bool = False
+        self, known: Mapping[str, object] | None = None, hooks: Sequence[Mapping[str, object]] = (), *, strict: bool = False
     ) -> Compiled:
         compiled = self._compile(known, hooks)
         problems = compiled.problems + (compiled.warnings if strict else [])
-        if problems:
-            raise ContractError("pipeline", problems)
+        refuse("pipeline", problems)
         if not compiled.warned:
             compiled.warned = True
             for text in compiled.warnings:
@@ -396,7 +370,7 @@ class Pipeline:
 
     # ------------------------------------------------------------ running
 
-    def __sweep_stage__(self, known: Mapping[str, Any]) -> Unit:
+    def __sweep_stage__(self, known: Mapping[str, object]) -> Unit:
         """Return this pipeline as a stage of another one."""
         inner = self._compile()
         parameters = tuple(
@@ -406,19 +380,19 @@ class Pipeline:
         signature = Signature(repr(self), parameters, MISSING, "", True, False, True, tuple(inner.problems))
         return Unit("pipeline", self.run, signature, nested=inner, structure=inner.structure, within=self._within)
 
-    def _within(self, hooks: Sequence[Mapping[str, Any]]) -> Compiled:
+    def _within(self, hooks: Sequence[Mapping[str, object]]) -> Compiled:
         return self._compile(hooks=hooks)
 
     def run(
         self,
-        inputs: Mapping[str, Any] | None = None,
+        inputs: Mapping[str, object] | None = None,
         /,
         *,
         name: str | None = None,
         store: str | Path | None = None,
         resume: Literal["auto", "never", "must"] = "auto",
         durability: Durability = "process",
-        **more_inputs: Any,
+        **more_inputs: object,
     ) -> State:
         """Check, then run. Returns the last State; inside an event loop, await it.
 
@@ -444,12 +418,19 @@ class Pipeline:
         return launch(State, main, "run()")
 
 
-def _wrong(name: object, what: Any) -> list[str]:
+def _wrong(name: object, what: object) -> list[str]:
     """Return what is wrong with a stage by itself."""
     problem = name_problem("stage", name)
     if problem is None and not callable(what) and not hasattr(what, "__sweep_stage__"):
         problem = f"stage {name!r}: {what!r} is no function, pipeline or experiment"
     return [] if problem is None else [problem]
+
+
+def _wrong_turn(kind: str, name: str, predicate: object) -> list[str]:
+    """Return what is wrong with the name and the predicate of a loop or a branch."""
+    problem = name_problem(kind, name)
+    no_function = [] if callable(predicate) else [f"{kind} {name!r}: the predicate {predicate!r} is no function"]
+    return ([] if problem is None else [problem]) + no_function
 
 
 def _wrong_map(name: str, over: object, concurrency: object, on_failure: object) -> list[str]:
@@ -464,7 +445,7 @@ def _wrong_map(name: str, over: object, concurrency: object, on_failure: object)
     return problems
 
 
-def _side(side: str, what: Any, where: str, problems: list[str]) -> Side:
+def _side(side: str, what: object, where: str, problems: list[str]) -> Side:
     """Return one side of a branch: the stages of a pipeline, or a single stage named after the side."""
     if not isinstance(what, Pipeline):
         problems += _wrong(side, what)

@@ -23,7 +23,7 @@ import sys
 import types
 import typing
 from collections.abc import Callable, Iterator, Mapping
-from typing import Any, Final, NamedTuple, NoReturn, final
+from typing import Any, Final, NamedTuple, NoReturn, TypeAlias, final
 
 import typing_extensions
 from pydantic import ConfigDict, GetCoreSchemaHandler, TypeAdapter
@@ -31,7 +31,7 @@ from pydantic.errors import PydanticUndefinedAnnotation, PydanticUserError
 from pydantic_core import CoreSchema, PydanticCustomError, SchemaError, SchemaValidator, ValidationError, core_schema
 
 from sweep.errors import ContractError, ContractViolation, did_you_mean
-from sweep.pipeline.annotations import Record, describe, is_annotation, is_protocol, split
+from sweep.pipeline.annotations import Annotation, Record, describe, is_annotation, is_protocol, split
 from sweep.pipeline.signatures import MISSING, Missing, Parameter, Signature, read_signature
 from sweep.pipeline.subtypes import CHECKED_CONTAINERS
 
@@ -57,18 +57,18 @@ _TEXT: Final = (str, bytes, bytearray)
 class _Items:
     """Schema of ``Iterable[X]``, ``Collection[X]`` …: pydantic's own consumes the value or ignores its items."""
 
-    origin: Any
-    item: Any
+    origin: type
+    item: Annotation
 
-    def __get_pydantic_core_schema__(self, source: Any, handler: GetCoreSchemaHandler) -> CoreSchema:
+    def __get_pydantic_core_schema__(self, source: object, handler: GetCoreSchemaHandler) -> CoreSchema:
         items = core_schema.list_schema(handler.generate_schema(self.item))
         return core_schema.no_info_wrap_validator_function(functools.partial(_check_items, self.origin), items)
 
 
-def _check_items(origin: Any, value: Any, validate: Callable[[Any], list[Any]]) -> Any:
+def _check_items(origin: type, value: object, validate: Callable[[object], list[object]]) -> object:
     if not isinstance(value, origin):
         raise PydanticCustomError("is_instance_of", "Input should be an instance of {name}", {"name": describe(origin)})
-    kind = type(value)
+    kind: Callable[[object], object] = type(value)
     return kind(validate(value)) if kind in CHECKED_CONTAINERS else value
 
 
@@ -77,9 +77,9 @@ def _check_items(origin: Any, value: Any, validate: Callable[[Any], list[Any]]) 
 class _Instance:
     """Schema of an abstract class that pydantic would convert or consume: the value stays as it is."""
 
-    origin: Any
+    origin: type
 
-    def __get_pydantic_core_schema__(self, source: Any, handler: GetCoreSchemaHandler) -> CoreSchema:
+    def __get_pydantic_core_schema__(self, source: object, handler: GetCoreSchemaHandler) -> CoreSchema:
         return core_schema.is_instance_schema(self.origin)
 
 
@@ -87,7 +87,7 @@ _ITERABLES: Final = (abc.Iterable, abc.Collection, abc.Container, abc.Reversible
 _AS_THEY_ARE: Final = (abc.Iterator, abc.Generator, abc.AsyncIterator, abc.AsyncGenerator)
 
 
-def _prepare(annotation: Any) -> Any:
+def _prepare(annotation: Annotation) -> Annotation:
     """Replace what pydantic refuses, consumes or leaves unchecked by what a contract means."""
     origin, args = split(annotation)
     if annotation in (typing.Never, typing.NoReturn):
@@ -96,25 +96,30 @@ def _prepare(annotation: Any) -> Any:
         return str
     if is_protocol(annotation) and not getattr(origin, "_is_runtime_protocol", False):
         return Any
-    if origin in _AS_THEY_ARE or (origin is abc.Mapping and not args):
-        return typing.Annotated[Any, _Instance(origin)]
-    if origin in _ITERABLES:
-        return typing.Annotated[Any, _Items(origin, _prepare(args[0]) if args else Any)]
     if type(origin).__module__ == "typing" and typing_extensions.is_typeddict(origin) and sys.version_info < (3, 12):
         return _modern_typed_dict(annotation)
     if origin is typing.Annotated:
         return typing.Annotated[(_prepare(args[0]), *args[1:])]
+    return _prepare_class(annotation, origin, args)
+
+
+def _prepare_class(annotation: Annotation, origin: Any, args: tuple[Annotation, ...]) -> Annotation:
+    """Prepare a class and what stands in its brackets."""
+    if origin in _AS_THEY_ARE or (origin is abc.Mapping and not args):
+        return typing.Annotated[Any, _Instance(origin)]
+    if origin in _ITERABLES:
+        return typing.Annotated[Any, _Items(origin, _prepare(args[0]) if args else Any)]
     if origin in (typing.Literal, abc.Callable) or not args:
         return annotation
     prepared = tuple(part if part in (Ellipsis, ()) else _prepare(part) for part in args)
     return annotation if all(a is b for a, b in zip(prepared, args, strict=True)) else _rebuild(origin, prepared)
 
 
-def _rebuild(origin: Any, args: tuple[Any, ...]) -> Any:
+def _rebuild(origin: Any, args: tuple[Annotation, ...]) -> Annotation:
     return typing.Union[args] if describe(origin) in {"Union", "UnionType"} else origin[args]  # noqa: UP007  (values)
 
 
-def _modern_typed_dict(annotation: Any) -> Any:
+def _modern_typed_dict(annotation: Annotation) -> Annotation:
     """Rebuild a ``typing.TypedDict``, which pydantic refuses before Python 3.12, as typing_extensions' own."""
     record = Record.of(annotation)
     if record is None:
@@ -129,6 +134,9 @@ def _modern_typed_dict(annotation: Any) -> Any:
 
 
 # ---------------------------------------------------------------- text is no number, a bool is no number
+
+_Node: TypeAlias = dict[str, Any]
+"""A node of pydantic's core schema."""
 
 #: Labels of union branches: they show up in the locations of errors and are taken out again.
 _FAST: Final = "\0fast"
@@ -180,24 +188,27 @@ def _without_text_as_numbers(node: Any) -> Any:
     copy = {key: _without_text_as_numbers(part) if key in _NESTED else part for key, part in node.items()}
     copy.pop("serialization", None)
     if kind == "union":
-        parts = (part[0] if isinstance(part, tuple) else part for part in copy["choices"])
-        copy["choices"] = [(part, f"{_BRANCH}{number}") for number, part in enumerate(parts)]
+        copy["choices"] = [(_unlabelled(part), f"{_BRANCH}{number}") for number, part in enumerate(copy["choices"])]
     if kind in _NUMBERS and not copy.get("strict"):
         return _guarded_number(kind, copy)
     return _guarded_values(copy) if kind in {"enum", "literal"} else copy
 
 
-def _guarded_number(kind: str, node: dict[str, Any]) -> dict[str, Any]:
+def _unlabelled(choice: Any) -> Any:
+    return choice[0] if isinstance(choice, tuple) else choice
+
+
+def _guarded_number(kind: str, node: _Node) -> _Node:
     ref = {"ref": node.pop("ref")} if "ref" in node else {}
     slow = _before(functools.partial(_check_number, _NUMBERS[kind], kind == "bool"), node)
-    fast: dict[str, Any] = {**node, "strict": True}
+    fast: _Node = {**node, "strict": True}
     if kind in _CONVERTIBLE:  # even strict, pydantic takes whatever has __float__ or __complex__, numpy's bool too
         fast = {"type": "chain", "steps": [{"type": "is-instance", "cls": _CONVERTIBLE[kind]}, fast]}
     choices = [(fast, _FAST), (slow, f"{_BRANCH}slow")]
     return {"type": "union", "mode": "left_to_right", "choices": choices, **ref}
 
 
-def _guarded_values(node: dict[str, Any]) -> dict[str, Any]:
+def _guarded_values(node: _Node) -> _Node:
     """Guard an enum or a Literal of numbers: pydantic compares by equality, and ``True == 1``."""
     values = node["expected"] if node["type"] == "literal" else [member.value for member in node["members"]]
     numbers = [value for value in values if isinstance(value, int | float)]
@@ -211,11 +222,11 @@ def _guarded_values(node: dict[str, Any]) -> dict[str, Any]:
     return {**_before(check, node), **ref}
 
 
-def _before(check: Callable[[Any], Any], node: dict[str, Any]) -> dict[str, Any]:
+def _before(check: Callable[[object], object], node: _Node) -> _Node:
     return {"type": "function-before", "function": {"type": "no-info", "function": check}, "schema": node}
 
 
-def _plain(value: Any) -> Any:
+def _plain(value: Any) -> object:
     """Return the Python value of an enum's member, a numpy scalar, or an array or tensor without dimensions."""
     if isinstance(value, enum.Enum):
         return value.value
@@ -224,7 +235,7 @@ def _plain(value: Any) -> Any:
     return value
 
 
-def _check_number(expected: str, bools: bool, value: Any) -> Any:
+def _check_number(expected: str, bools: bool, value: object) -> object:
     value = _plain(value)
     if hasattr(value, "dtype") and getattr(value, "ndim", 0) > 0:
         _refuse(expected, "an array is no number; reduce it in the stage")
@@ -235,7 +246,7 @@ def _check_number(expected: str, bools: bool, value: Any) -> Any:
     return value
 
 
-def _check_value(expected: str, bools: bool, texts: bool, value: Any) -> Any:
+def _check_value(expected: str, bools: bool, texts: bool, value: object) -> object:
     value = _plain(value)
     if (isinstance(value, bool) and not bools) or (isinstance(value, _TEXT) and not texts):
         _refuse(expected, "neither text nor a bool is read as a number")
@@ -246,15 +257,15 @@ def _refuse(expected: str, why: str) -> NoReturn:
     raise PydanticCustomError("sweep_number", "Input should be {expected} ({why})", {"expected": expected, "why": why})
 
 
-def _build(annotation: Any) -> SchemaValidator:
+def _build(annotation: Annotation) -> SchemaValidator:
     """Build the validator of an annotation.
 
     ``list[...]`` around it lets one config serve every annotation: pydantic refuses
     a config beside a model, dataclass or TypedDict, but hands it down to them.
     """
     wrapped: Any = types.GenericAlias(list, (_prepare(annotation),))
-    adapter: TypeAdapter[Any] = TypeAdapter(wrapped, config=ConfigDict(arbitrary_types_allowed=True))
-    schema: dict[str, Any] = dict(adapter.core_schema)
+    adapter: TypeAdapter[object] = TypeAdapter(wrapped, config=ConfigDict(arbitrary_types_allowed=True))
+    schema: _Node = dict(adapter.core_schema)
     if schema["type"] == "definitions":
         schema["schema"] = schema["schema"].get("items_schema", {"type": "any"})
     else:
@@ -289,7 +300,7 @@ class FieldContract:
 
     __slots__ = ("_validate", "annotation", "name")
 
-    def __init__(self, name: str, annotation: Any) -> None:
+    def __init__(self, name: str, annotation: Annotation) -> None:
         self.name, self.annotation = name, annotation
         what = f"field {name!r}" if name else f"contract {describe(annotation)}"
         if annotation is not None and not is_annotation(annotation):
@@ -301,7 +312,7 @@ class FieldContract:
             problem = f"{describe(annotation)} cannot be checked: {_reason(annotation, error)}"
             raise ContractError(what, [problem]) from error
 
-    def validate(self, value: Any, stage: str, hint: str = "") -> Any:
+    def validate(self, value: object, stage: str, hint: str = "") -> Any:
         """Return the value as the contract types it.
 
         Args:
@@ -324,14 +335,14 @@ class FieldContract:
         contract = f"contract: {describe(self.annotation)}"
         return ContractViolation(stage, path, value, expected + more, f"{contract}; {hint}" if hint else contract)
 
-    def __reduce__(self) -> tuple[Any, ...]:
+    def __reduce__(self) -> tuple[object, ...]:
         return type(self), (self.name, self.annotation)
 
     def __repr__(self) -> str:
         return f"FieldContract({self.name!r}, {describe(self.annotation)})"
 
 
-def _reason(annotation: Any, error: Exception) -> str:
+def _reason(annotation: Annotation, error: Exception) -> str:
     record = Record.of(annotation)
     unknown = [f"{name}: {hint}" for name, hint in record.fields.items() if isinstance(hint, str)] if record else []
     if unknown:
@@ -342,12 +353,12 @@ def _reason(annotation: Any, error: Exception) -> str:
 _Place = tuple[int | str, ...]
 
 
-def _first_problem(error: ValidationError) -> tuple[_Place, str, Any, int]:
+def _first_problem(error: ValidationError) -> tuple[_Place, str, object, int]:
     """Return place, expectation and value of the first problem, and how many others there are.
 
     Of the branches of a union, the one that got deepest is told; those equally deep together.
     """
-    groups: dict[_Place, list[tuple[_Place, str, Any]]] = {}
+    groups: dict[_Place, list[tuple[_Place, str, object]]] = {}
     for detail in error.errors(include_url=False, include_context=False):
         labels = [index for index, part in enumerate(detail["loc"]) if str(part).startswith(_BRANCH)]
         if any(detail["loc"][index] == _FAST for index in labels):
@@ -391,7 +402,9 @@ class Fields(Mapping[str, Any]):
 
     __slots__ = ("_values",)
 
-    def __init__(self, values: Mapping[str, Any]) -> None:
+    _values: dict[str, Any]
+
+    def __init__(self, values: Mapping[str, object]) -> None:
         object.__setattr__(self, "_values", dict(values))
 
     def __getitem__(self, name: str) -> Any:
@@ -411,7 +424,7 @@ class Fields(Mapping[str, Any]):
     def __len__(self) -> int:
         return len(self._values)
 
-    def __reduce__(self) -> tuple[Any, ...]:
+    def __reduce__(self) -> tuple[object, ...]:
         return type(self), (self._values,)
 
     def __repr__(self) -> str:
@@ -429,7 +442,7 @@ class Accepted(NamedTuple):
 
     updates: dict[str, Any]
     output: Any
-    models: dict[type, Any]
+    models: dict[Annotation, Any]
 
 
 @final
@@ -457,7 +470,7 @@ class OutputContract:
 
     __slots__ = ("_only", "_record", "_whole", "fields", "model")
 
-    def __init__(self, model: Any = None, fields: Mapping[str, Any] | None = None) -> None:
+    def __init__(self, model: Annotation = None, fields: Mapping[str, Annotation] | None = None) -> None:
         if model is not None and fields:
             names = ", ".join(fields)
             raise ContractError(
@@ -471,11 +484,11 @@ class OutputContract:
         self._only = next(iter(self.fields.items())) if self._record is None and len(self.fields) == 1 else None
 
     @property
-    def annotations(self) -> dict[str, Any]:
+    def annotations(self) -> dict[str, Annotation]:
         """Field name to annotation."""
         return {name: field.annotation for name, field in self.fields.items()}
 
-    def accept(self, stage: str, returned: Any, known: Mapping[str, FieldContract]) -> Accepted:
+    def accept(self, stage: str, returned: object, known: Mapping[str, FieldContract]) -> Accepted:
         """Say what a return value means, and check it.
 
         Args:
@@ -493,7 +506,7 @@ class OutputContract:
         return self._accept_several(stage, returned, known) if self.fields else Accepted({}, returned, {})
 
     def _accept_model(
-        self, stage: str, returned: Any, known: Mapping[str, FieldContract], record: Record, whole: FieldContract
+        self, stage: str, returned: object, known: Mapping[str, FieldContract], record: Record, whole: FieldContract
     ) -> Accepted:
         updates: dict[str, Any] = {}
         typed_dict = typing_extensions.is_typeddict(record.cls)
@@ -509,7 +522,7 @@ class OutputContract:
         return Accepted(updates, model, {self.model: model})
 
     def _accept_one(
-        self, stage: str, returned: Any, known: Mapping[str, FieldContract], name: str, contract: FieldContract
+        self, stage: str, returned: object, known: Mapping[str, FieldContract], name: str, contract: FieldContract
     ) -> Accepted:
         hint = ""
         if type(returned) is dict and name in returned:
@@ -526,7 +539,7 @@ class OutputContract:
         value = contract.validate(returned, stage, hint)
         return Accepted({name: value}, value, {})
 
-    def _accept_several(self, stage: str, returned: Any, known: Mapping[str, FieldContract]) -> Accepted:
+    def _accept_several(self, stage: str, returned: object, known: Mapping[str, FieldContract]) -> Accepted:
         names = ", ".join(self.fields)
         if not isinstance(returned, Mapping):
             raise ContractViolation(stage, names, returned, f"a mapping with {names}")
@@ -539,7 +552,7 @@ class OutputContract:
         values = {name: contract.validate(returned[name], stage) for name, contract in self.fields.items()}
         return Accepted({**values, **updates}, Fields(values), {})
 
-    def _extras(self, stage: str, extras: dict[Any, Any], known: Mapping[str, FieldContract]) -> dict[str, Any]:
+    def _extras(self, stage: str, extras: dict[str, object], known: Mapping[str, FieldContract]) -> dict[str, object]:
         """Check the keys beyond the contract: each must be a field that is known."""
         for key, value in extras.items():
             if key not in known:
@@ -553,7 +566,7 @@ class OutputContract:
                 )
         return {key: known[key].validate(value, stage) for key, value in extras.items()}
 
-    def __reduce__(self) -> tuple[Any, ...]:
+    def __reduce__(self) -> tuple[object, ...]:
         return type(self), (self.model, {} if self.model is not None else self.annotations)
 
     def __repr__(self) -> str:
@@ -562,7 +575,7 @@ class OutputContract:
         return f"through({', '.join(f'{name}={describe(one)}' for name, one in self.annotations.items())})"
 
 
-def _record(model: Any) -> Record:
+def _record(model: Annotation) -> Record:
     record = Record.of(model)
     if record is None:
         told = describe(model) if is_annotation(model) else repr(model)

@@ -8,8 +8,7 @@ from typing import final
 
 from sweep.pipeline.annotations import describe
 from sweep.pipeline.nodes import HOOKS, Branch, Each, Loop, Node, Parallel
-from sweep.pipeline.steps import BranchStep, LoopStep, ParallelStep, StageStep, Step
-from sweep.pipeline.storing import unstorable
+from sweep.pipeline.steps import BranchStep, LoopStep, ParallelStep, StageStep, Step, unstorable
 
 __all__ = ["mermaid", "outline", "plan"]
 

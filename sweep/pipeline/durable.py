@@ -55,8 +55,8 @@ class RunSpec:
 
     name: str
     level: str
-    identity: dict[str, Any]
-    params: Mapping[str, Any] = field(default_factory=dict)
+    identity: Mapping[str, object]
+    params: Mapping[str, object] = field(default_factory=dict)
     seed: int | None = None
     extends: bool = False
     redo: Redo = field(default_factory=Redo)
@@ -87,7 +87,7 @@ class Opened:
 # ---------------------------------------------------------------- identity
 
 
-def differences(old: Any, new: Any, place: str = "") -> list[str]:
+def differences(old: object, new: object, place: str = "") -> list[str]:
     """Return what differs between two identities, a line each.
 
     Example:
@@ -114,30 +114,34 @@ def _are_nodes(items: list[Any]) -> bool:
     return all(isinstance(item, dict) and any(kind in item for kind in _NODES) for item in items)
 
 
-def _node_name(node: Mapping[str, Any]) -> str:
+def _node_name(node: Mapping[str, object]) -> str:
     return str(next(node[kind] for kind in _NODES if kind in node))
 
 
 def _node_differences(old: list[Any], new: list[Any], place: str) -> list[str]:
     """Compare two lists of stages: renamed, inserted, removed, reordered, changed."""
-    before, after = [_node_name(node) for node in old], [_node_name(node) for node in new]
-    gone, fresh = [n for n in before if n not in after], [n for n in after if n not in before]
-    lines: list[str] = []
-    if len(gone) == len(fresh) and [before.index(n) for n in gone] == [after.index(n) for n in fresh]:
-        lines += [f"stage {a!r} was renamed to {b!r}" for a, b in zip(gone, fresh, strict=True)]
-    else:
-        lines += [f"stage {name!r} was removed" for name in gone] + [f"stage {name!r} was inserted" for name in fresh]
-    common = [name for name in before if name in after]
-    if common != [name for name in after if name in before]:
-        lines.append(f"stages were reordered: {' '.join(before)} -> {' '.join(after)}")
     by_name = {_node_name(node): node for node in new}
+    lines = _moves([_node_name(node) for node in old], list(by_name))
     for node in old:
         if _node_name(node) in by_name:
             lines += differences(node, by_name[_node_name(node)], f"stage {_node_name(node)!r}")
     return lines
 
 
-def _short(value: Any) -> str:
+def _moves(before: list[str], after: list[str]) -> list[str]:
+    """Say which stages were renamed, inserted, removed or reordered."""
+    gone, fresh = [n for n in before if n not in after], [n for n in after if n not in before]
+    if len(gone) == len(fresh) and [before.index(n) for n in gone] == [after.index(n) for n in fresh]:
+        lines = [f"stage {a!r} was renamed to {b!r}" for a, b in zip(gone, fresh, strict=True)]
+    else:
+        lines = [f"stage {name!r} was removed" for name in gone] + [f"stage {name!r} was inserted" for name in fresh]
+    common = [name for name in before if name in after]
+    if common != [name for name in after if name in before]:
+        lines.append(f"stages were reordered: {' '.join(before)} -> {' '.join(after)}")
+    return lines
+
+
+def _short(value: object) -> str:
     text = value if isinstance(value, str) and len(value) > 60 else repr(value)
     return text if len(text) <= 100 else text[:97] + "..."
 
@@ -298,12 +302,12 @@ def _best(row: RunRow) -> str:
     return "" if row.score is None else f" (best {row.score:.6g})"
 
 
-def _plain(data: Any) -> Any:
+def _plain(data: object) -> Any:
     """Return identity as it reads back from the store."""
     return json.loads(json.dumps(data))
 
 
-def _shown(params: Mapping[str, Any]) -> str:
+def _shown(params: Mapping[str, object]) -> str:
     """Return inputs or fields as JSON for people to read."""
     return json.dumps(params, default=repr)
 
@@ -322,7 +326,7 @@ def _make(store: Store, spec: RunSpec, number: int) -> Opened:
     return Opened(handle)
 
 
-def _columns(spec: RunSpec, seed: int) -> dict[str, Any]:
+def _columns(spec: RunSpec, seed: int) -> dict[str, object]:
     return {
         "level": spec.level,
         "name": spec.name,
@@ -429,7 +433,7 @@ def _closing(root: Root, opened: Opened) -> Iterator[None]:
     """Write the run's last status, whatever happens inside."""
     try:
         yield
-    except BaseException as error:
+    except BaseException as error:  # Ctrl-C and cancellation end a run, too
         if isinstance(error, RunLocked | Planned):
             raise
         status, reason = _status_of(root, error)
@@ -470,7 +474,7 @@ def _one_line(error: BaseException) -> str:
     return "".join(traceback.format_exception_only(error)).strip().splitlines()[0][:500]
 
 
-def entry_of_process() -> dict[str, Any]:
+def entry_of_process() -> dict[str, object]:
     """Return how this process was entered, so that ``sweep resume`` can enter it again."""
     given = os.environ.get(ENTRY_VARIABLE)
     if given:

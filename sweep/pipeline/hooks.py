@@ -18,13 +18,13 @@ import sys
 import time
 import warnings
 from bdb import BdbQuit
-from collections.abc import Awaitable, Callable, Mapping
+from collections.abc import Awaitable, Callable
 from typing import Any
 
 from sweep.clock import current_clock
 from sweep.errors import ContractError, ContractViolation, PlacementError, StageTimeout
 from sweep.pipeline.contracts import Accepted
-from sweep.pipeline.nodes import Retry
+from sweep.pipeline.nodes import Cache, Hooks, Retry
 from sweep.pipeline.records import (
     accept,
     attempts_before,
@@ -46,9 +46,10 @@ NO_TERMINAL = "breakpoint= opens a debugger, but stdin is no terminal; take it o
 
 Call = Callable[[Activation], Awaitable[Accepted]]
 Wrap = Callable[[Any, Call], Call]
+_Several = Callable[..., object] | tuple[Callable[..., object], ...]
 
 
-def compose(hooks: Mapping[str, Any], leaf: Call) -> Call:
+def compose(hooks: Hooks, leaf: Call) -> Call:
     """Wrap ``leaf`` in the hooks given, the first of ``_ORDER`` outermost."""
     call = leaf
     for name, wrap in reversed(_ORDER):
@@ -58,14 +59,14 @@ def compose(hooks: Mapping[str, Any], leaf: Call) -> Call:
     return call
 
 
-async def ask(hook: Callable[..., Any], stage: str, data: Any, *, second: Any = None) -> Any:
+async def ask(hook: Callable[..., object], stage: str, data: object, *, second: object = None) -> Any:
     """Call a hook: two required parameters get ``(stage, data)``, or ``(data, second)`` where there is one."""
     several = required(hook) >= 2
     value = hook(data) if not several else hook(stage, data) if second is None else hook(data, second)
     return await value if inspect.isawaitable(value) else value
 
 
-def required(hook: Callable[..., Any]) -> int:
+def required(hook: Callable[..., object]) -> int:
     """Return how many positional arguments a hook insists on (1 where that cannot be read)."""
     code = getattr(hook, "__code__", None)
     if code is not None:
@@ -79,13 +80,13 @@ def required(hook: Callable[..., Any]) -> int:
     return sum(one.kind in positional and one.default is one.empty for one in parameters)
 
 
-def _on_error(handler: Callable[..., Any], inner: Call) -> Call:
+def _on_error(handler: Callable[..., object], inner: Call) -> Call:
     async def call(act: Activation) -> Accepted:
         try:
             return await inner(act)
         except ContractError:
             raise
-        except Exception as error:
+        except Exception as error:  # whatever the stage raises is the handler's
             value = await ask(handler, act.path, error, second=act.state)
             if value is None:
                 raise
@@ -154,11 +155,11 @@ def _timeout(seconds: float, inner: Call) -> Call:
     return call
 
 
-def _breakpoint(condition: Any, inner: Call) -> Call:
+def _breakpoint(condition: bool | Callable[..., object], inner: Call) -> Call:
     async def call(act: Activation) -> Accepted:
         from sweep.process import inside_child  # the child runner is not needed before
 
-        if not inside_child() and (condition is True or await ask(condition, act.path, act.state)):
+        if not inside_child() and (isinstance(condition, bool) or await ask(condition, act.path, act.state)):
             if not at_terminal():
                 raise ContractError(f"stage {act.path!r}", [NO_TERMINAL])
             emit, run_id = act.frame.root.stream.emit, act.frame.handle.run_id if act.frame.handle else 0
@@ -184,7 +185,7 @@ def _stop(state: State, stage: str) -> None:
     breakpoint()
 
 
-def _before(hooks: Any, inner: Call) -> Call:
+def _before(hooks: _Several, inner: Call) -> Call:
     several = hooks if isinstance(hooks, tuple) else (hooks,)
 
     async def call(act: Activation) -> Accepted:
@@ -195,7 +196,7 @@ def _before(hooks: Any, inner: Call) -> Call:
     return call
 
 
-def _profile(report: Any, inner: Call) -> Call:
+def _profile(report: bool | Callable[..., object], inner: Call) -> Call:
     async def call(act: Activation) -> Accepted:
         wall, cpu = time.perf_counter(), time.process_time()
         outcome = await inner(act)
@@ -209,12 +210,12 @@ def _profile(report: Any, inner: Call) -> Call:
     return call
 
 
-def _validate(check: Callable[..., Any], inner: Call) -> Call:
+def _validate(check: Callable[..., object], inner: Call) -> Call:
     async def call(act: Activation) -> Accepted:
         outcome = await inner(act)
         try:
             verdict = await ask(check, act.path, outcome.output)
-        except Exception as error:
+        except Exception as error:  # whatever the user's check raises is its verdict
             raise ContractViolation(
                 act.path,
                 "validate",
@@ -229,14 +230,14 @@ def _validate(check: Callable[..., Any], inner: Call) -> Call:
     return call
 
 
-def named(hook: Callable[..., Any]) -> str:
+def named(hook: Callable[..., object]) -> str:
     """Return a function's name and place, for messages."""
     code = getattr(hook, "__code__", None)
     name = getattr(hook, "__name__", repr(hook))
     return f"{name} ({code.co_filename}:{code.co_firstlineno})" if code is not None else name
 
 
-def _cache(spec: Any, inner: Call) -> Call:
+def _cache(spec: bool | Cache, inner: Call) -> Call:
     async def call(act: Activation) -> Accepted:
         key = await cache_key(act, spec)
         found = await cached(act, spec, key)

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import inspect
 import traceback
-from collections.abc import Callable, Mapping
+from collections.abc import Awaitable, Callable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, final
@@ -39,8 +39,8 @@ class Job:
         level: What messages call it.
     """
 
-    function: Callable[..., Any]
-    kwargs: Mapping[str, Any]
+    function: Callable[..., object]
+    kwargs: Mapping[str, object]
     context_name: str | None
     resources: Resources
     facts: Mapping[str, Any] = field(default_factory=dict)
@@ -88,7 +88,7 @@ class Isolation:
             await self._server.close()
 
 
-def within(kwargs: Mapping[str, Any], deadline: float | None) -> dict[str, Any]:
+def within(kwargs: Mapping[str, object], deadline: float | None) -> dict[str, object]:
     """Return arguments for a :class:`Carried` function, with the seconds that are left before its deadline."""
     return {**kwargs, **({} if deadline is None else {_REMAINING: deadline - current_clock().now()})}
 
@@ -120,32 +120,47 @@ class Carried:
         context_name: The parameter that takes the context.
     """
 
-    function: Callable[..., Any]
+    function: Callable[..., object]
     positional: tuple[str, ...] = ()
     context_name: str | None = None
 
-    def __call__(self, **kwargs: Any) -> Any:
+    def __call__(self, **kwargs: Any) -> object:
         """Call it; an async function gives a coroutine of the same."""
         left = kwargs.pop(_REMAINING, None)
         if left is not None and self.context_name is not None:
             ctx: Context = kwargs[self.context_name]
             ctx.deadline = current_clock().now() + left
         args = [kwargs.pop(name) for name in self.positional if name in kwargs]
-        try:
+        with _Answer() as answer:
             value = self.function(*args, **kwargs)
-        except Exception as error:  # noqa: BLE001  # it is raised again in the owner
-            return _raised(error)
-        return _awaited(value) if inspect.isawaitable(value) else ("value", value, "")
+            if inspect.isawaitable(value):
+                return _awaited(value)
+            answer.found = "value", value, ""
+        return answer.found
 
 
-async def _awaited(value: Any) -> Any:
-    try:
-        return "value", await value, ""
-    except Exception as error:  # noqa: BLE001  # it is raised again in the owner
-        return _raised(error)
+async def _awaited(value: Awaitable[object]) -> tuple[str, object, str]:
+    with _Answer() as answer:
+        answer.found = "value", await value, ""
+    return answer.found
 
 
-def _raised(error: Exception) -> tuple[str, Any, str]:
+@final
+class _Answer:
+    """What a function came to: what it raises in the block is kept, to be raised again in the owner."""
+
+    found: tuple[str, object, str]
+
+    def __enter__(self) -> _Answer:
+        return self
+
+    def __exit__(self, kind: object, error: BaseException | None, trace: object) -> bool:
+        if isinstance(error, Exception):
+            self.found = _raised(error)
+        return isinstance(error, Exception)
+
+
+def _raised(error: Exception) -> tuple[str, object, str]:
     from sweep.process.wire import dump_error
 
     own = error.__traceback__
@@ -163,10 +178,10 @@ class NoSession:
         """Take a report; nobody decides."""
         return Decision.CONTINUE
 
-    def save(self, value: Any) -> None:
+    def save(self, value: object) -> None:
         """Drop a checkpoint."""
 
-    def load(self) -> Any | None:
+    def load(self) -> object | None:
         """Return None."""
         return None
 

@@ -11,8 +11,9 @@ from dataclasses import dataclass
 from typing import Any, final
 
 from sweep.errors import did_you_mean, near_miss
-from sweep.pipeline.annotations import describe
+from sweep.pipeline.annotations import Annotation, describe
 from sweep.pipeline.contracts import MISSING, FieldContract, OutputContract
+from sweep.pipeline.nodes import Hooks
 from sweep.pipeline.steps import Compiled
 from sweep.pipeline.subtypes import Verdict, subtype
 
@@ -33,9 +34,9 @@ class Giver:
 class Moment:
     """What was known at one point."""
 
-    fields: dict[str, Any]
+    fields: dict[str, Annotation]
     givers: dict[str, str]
-    models: dict[type, list[Giver]]
+    models: dict[Annotation, list[Giver]]
     unsure: dict[str, str]
 
 
@@ -55,18 +56,18 @@ class Known:
         later: Fields that the bodies of the open loops give.
     """
 
-    def __init__(self, declared: Mapping[str, Any] | None, hooks: Sequence[Mapping[str, Any]]) -> None:
+    def __init__(self, declared: Mapping[str, Annotation] | None, hooks: Sequence[Hooks]) -> None:
         self.declared, self.hooks = declared, tuple(hooks)
         self.out = Compiled(hooks=tuple(hooks))
-        self.fields: dict[str, Any] = {}
+        self.fields: dict[str, Annotation] = {}
         self.givers: dict[str, str] = {}
-        self.models: dict[type, list[Giver]] = {}
+        self.models: dict[Annotation, list[Giver]] = {}
         self.unsure: dict[str, str] = {}
         self.names: set[str] = set()
         self.found: set[str] = set()
         self.later: list[set[str]] = []
 
-    def add_field(self, name: str, annotation: Any, giver: str) -> None:
+    def add_field(self, name: str, annotation: Annotation, giver: str) -> None:
         earlier = self.fields.get(name, MISSING)
         if earlier is Any and name in self.found:  # an input whose type nobody has said before
             self.out.inputs[name], self.givers[name] = annotation, giver
@@ -90,14 +91,14 @@ class Known:
             self.problem(f"{kind} {name!r} ({where}): the name is taken; names are unique in their pipeline")
         self.names.add(name)
 
-    def compare(self, given: Any, wanted: Any, text: str) -> None:
+    def compare(self, given: Annotation, wanted: Annotation, text: str) -> None:
         verdict = subtype(given, wanted)
         if verdict is Verdict.REFUTED:
             self.problem(text)
         elif verdict is Verdict.UNPROVEN:
             self.warn(f"{text} (cannot be proved; checked at run time)")
 
-    def add_input(self, name: str, annotation: Any, place: str) -> None:
+    def add_input(self, name: str, annotation: Annotation, place: str) -> None:
         meant = near_miss(name, self.given())
         if self.declared is not None:
             self.problem(
@@ -114,7 +115,7 @@ class Known:
         """Return the fields that something gives; inputs that were found out may well look alike (beta1, beta2)."""
         return [name for name in self.fields if name not in self.found]
 
-    def predicate(self, place: str, predicate: Callable[..., Any], later: set[str]) -> None:
+    def predicate(self, place: str, predicate: Callable[..., object], later: set[str]) -> None:
         """Find fields that a predicate reads and nobody gives."""
         for name in attributes_read(predicate):
             if name in self.fields:
@@ -163,29 +164,25 @@ class Known:
     def join(self, one: Moment, other: Moment, name: str) -> None:
         """Know what holds whichever of two ways was taken; what only one gives may be missing."""
         why = f"branch {name!r}, of which only one side gives it"
-        for field in {**one.fields, **other.fields}:
-            if field in one.fields and field in other.fields and one.fields[field] != other.fields[field]:
+        for field, annotation in one.fields.items():
+            if other.fields.get(field, annotation) != annotation:
                 self.problem(
-                    f"field {field!r} is {describe(one.fields[field])} from {one.givers[field]} and "
+                    f"field {field!r} is {describe(annotation)} from {one.givers[field]} and "
                     f"{describe(other.fields[field])} from {other.givers[field]}, where branch {name!r} joins; "
                     "a field keeps its type: use one annotation, or two names"
                 )
         self.back_to(Moment({**other.fields, **one.fields}, {**other.givers, **one.givers}, {}, {}))
         for field in self.fields:
-            unsure = [
-                way.unsure.get(field, why) for way in (one, other) if field not in way.fields or field in way.unsure
-            ]
-            if unsure and field not in self.found:
-                self.unsure[field] = unsure[0]
+            whys = [way.unsure.get(field, why) for way in (one, other) if field not in way.fields or field in way.unsure]
+            if whys and field not in self.found:
+                self.unsure[field] = whys[0]
         for model in {**one.models, **other.models}:
-            ways = [way.models.get(model, []) for way in (one, other)]
-            joined = (
-                list(dict.fromkeys(ways[0] + ways[1])) if ways[0] == ways[1] or not all(ways) else max(ways, key=len)
-            )
-            self.models[model] = joined if all(ways) else [Giver(giver.name, giver.unsure or why) for giver in joined]
+            mine, theirs = one.models.get(model, []), other.models.get(model, [])
+            unsure = [Giver(giver.name, giver.unsure or why) for giver in mine or theirs]  # only one side gives it
+            self.models[model] = max(mine, theirs, key=len) if mine and theirs else unsure
 
 
-def attributes_read(function: Callable[..., Any]) -> list[str]:
+def attributes_read(function: Callable[..., object]) -> list[str]:
     """Return the attributes that a plain function reads of its last positional argument.
 
     Best effort, from its bytecode: enough to name a misspelt field before anything runs.

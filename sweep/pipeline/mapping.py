@@ -1,4 +1,4 @@
-"""Runs a map: n workers pull one iterator, results stay in order, each item is kept by itself.
+"""Runs a map, and whatever else goes on at once: n workers pull one iterator, results stay in order, each item is kept by itself.
 
 An item's outcome is journaled under ``name[3]`` and counts as finished once committed; items that
 finish while a commit is due ride in it. The outcome of the whole map then takes their place.
@@ -6,8 +6,9 @@ finish while a commit is due ride in it. The outcome of the whole map then takes
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
-from typing import Any, Final, final
+import traceback
+from collections.abc import Awaitable, Callable, Iterator, Mapping, Sequence
+from typing import Final, final
 
 import anyio
 from anyio.lowlevel import checkpoint
@@ -17,11 +18,10 @@ from sweep.pipeline.contracts import Accepted
 from sweep.pipeline.hooks import Call
 from sweep.pipeline.records import commit_item, restore_item
 from sweep.pipeline.runtime import ACTIVATION, Activation, Handle
-from sweep.pipeline.steps import Items, Results, StageStep
-from sweep.pipeline.together import together
+from sweep.pipeline.steps import Items, Results
 from sweep.threads import WorkerThreads
 
-__all__ = ["keep_failures", "run_map"]
+__all__ = ["keep_failures", "note", "run_map", "together"]
 
 _OPEN: Final = object()
 _TURNS = 32
@@ -30,20 +30,21 @@ _FATAL = (ContractError, StoreError, RunLocked)
 """Errors that are no failure of an item: they end the map under ``on_failure="continue"``, too."""
 
 
-async def run_map(act: Activation, call: Call) -> Results:
+async def run_map(act: Activation, items: Items, call: Call) -> Results:
     """Run a map's stage for every item and return the ordered results.
 
     Args:
         act: The activation of the map.
+        items: What it does with each item.
         call: The item's stage inside its hooks.
 
     Raises:
         Exception: An item's failure, under ``on_failure="stop"``.
     """
-    return await _Mapping(act, call).run()
+    return await _Mapping(act, items, call).run()
 
 
-def keep_failures(returned: Any, accepted: Accepted) -> None:
+def keep_failures(returned: object, accepted: Accepted) -> None:
     """Put the failures of items back on results that a contract has copied into plain lists."""
     for name, value in accepted.updates.items():
         source = returned.get(name) if isinstance(returned, Mapping) else returned
@@ -55,10 +56,8 @@ def keep_failures(returned: Any, accepted: Accepted) -> None:
 class _Mapping:
     """One run of a map."""
 
-    def __init__(self, act: Activation, call: Call) -> None:
-        items: Items = act.step.items
-        self.act, self.items, self.call = act, items, call
-        self.step: StageStep = items.step
+    def __init__(self, act: Activation, items: Items, call: Call) -> None:
+        self.act, self.items, self.call, self.step = act, items, call, items.step
         self.handle = act.frame.handle if act.step.checkpointed else None
         self.commits = None if self.handle is None else _Commits(self.handle, act.frame.root.threads)
         self.shared = {name: one for name, one in (act.kwargs or {}).items() if name in _names(items)}
@@ -73,7 +72,7 @@ class _Mapping:
             return self.results  # a copy only where another attempt may need what this one has left open
         return Results((None if one is _OPEN else one for one in self.results), self.failures)
 
-    def source(self) -> Iterator[tuple[int, Any]]:
+    def source(self) -> Iterator[tuple[int, object]]:
         """Return the items; another attempt goes on with what the one before has finished."""
         act, items = self.act, self.act.state[self.items.over]
         iterator = iter(items)
@@ -81,10 +80,10 @@ class _Mapping:
             raise SweepError(
                 f"map {act.path!r}: {self.items.over!r} is used up after one pass; give a list to try again"
             )
-        self.results = act.results = act.results if isinstance(act.results, Results) else Results()
+        self.results = act.results = Results() if act.results is None else act.results
         return enumerate(iterator)
 
-    async def work(self, source: Iterator[tuple[int, Any]]) -> None:
+    async def work(self, source: Iterator[tuple[int, object]]) -> None:
         results = self.results
         for turn, (index, item) in enumerate(source, 1):
             if index == len(results):
@@ -94,7 +93,7 @@ class _Mapping:
             if turn % _TURNS == 0:
                 await checkpoint()
 
-    async def one(self, index: int, item: Any) -> Any:
+    async def one(self, index: int, item: object) -> object:
         """Return an item's result, restored or run; a failed one that stops nobody stays open."""
         act = Activation(self.act.frame, self.step, f"{self.act.key}[{index}]", self.act.state)
         if self.handle is not None and self.handle.resumed:
@@ -115,9 +114,7 @@ class _Mapping:
 
     def failed(self, index: int, act: Activation, error: Exception) -> None:
         """Note a failure, or raise it."""
-        note = f"in item {act.path!r} ({self.act.step.where})"
-        if note not in getattr(error, "__notes__", ()):
-            error.add_note(note)
+        note(error, f"in item {act.path!r} ({self.act.step.where})")
         if not self.items.goes_on or isinstance(error, _FATAL):
             raise error
         self.failures[index] = error
@@ -167,8 +164,69 @@ class _Commits:
             self._due = None
             try:
                 await self._handle.commit(self._threads)
-            except BaseException as error:
+            except BaseException as error:  # whatever it is, all who ride along are to know
                 ride.error = error
                 raise
             finally:
                 ride.done.set()
+
+
+# ---------------------------------------------------------------- several at once
+
+
+async def together(calls: Sequence[Callable[[], Awaitable[None]]], what: str) -> None:
+    """Run calls in one task group.
+
+    Args:
+        calls: What to run.
+        what: What a group of failures calls them.
+
+    Raises:
+        Exception: The failure of one.
+        ExceptionGroup: The failures of several, with a line each.
+        TrialStopped: A scheduler's decision, unwrapped.
+        TrialPaused: A scheduler's decision, unwrapped.
+    """
+    found: dict[int, Exception] = {}
+
+    async def guarded(index: int, call: Callable[[], Awaitable[None]]) -> None:
+        try:
+            await call()
+        except Exception as error:  # noqa: BLE001  # raised again below
+            found[index] = error
+            group.cancel_scope.cancel()
+
+    try:
+        async with anyio.create_task_group() as group:
+            for index, call in enumerate(calls):
+                group.start_soon(guarded, index, call)
+    except BaseExceptionGroup as several:
+        raise _unwrapped(several) from None
+    failures = list({id(found[index]): found[index] for index in sorted(found)}.values())
+    if len(failures) == 1:
+        raise failures[0]
+    if failures:
+        lines = [f"  {_one_line(error)}" for error in failures]
+        raise ExceptionGroup("\n".join([f"{len(failures)} {what} failed:", *lines]), failures)
+
+
+def note(error: Exception, place: str) -> None:
+    """Add the place of a failure to its notes, once."""
+    if place not in getattr(error, "__notes__", ()):
+        error.add_note(place)
+
+
+def _unwrapped(several: BaseExceptionGroup[BaseException]) -> BaseException:
+    """Return the decision of a scheduler that a group contains, or the first of its exceptions (none is a failure)."""
+    from sweep.process.child import decision_in  # the child runner is not needed before
+
+    error: BaseException = decision_in(several) or several
+    while isinstance(error, BaseExceptionGroup):
+        error = error.exceptions[0]
+    return error
+
+
+def _one_line(error: Exception) -> str:
+    text = "".join(traceback.format_exception_only(error)).strip()
+    notes = [one for one in getattr(error, "__notes__", ()) if one.startswith("in ")]
+    return f"{notes[0] + ': ' if notes else ''}{text.splitlines()[0]}"

@@ -8,14 +8,14 @@ from __future__ import annotations
 import sys
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
-from typing import Any, final
+from typing import Any, TypeAlias, final
 
 from sweep.errors import ContractError, did_you_mean
-from sweep.pipeline.annotations import is_annotation
+from sweep.pipeline.annotations import Annotation, is_annotation
 
 __all__ = [
-    "HOOKS", "ITEM_HOOKS", "Branch", "Cache", "Each", "Loop", "Node", "Parallel", "Ref", "Retry", "Side", "Stage", "Through",
-    "classify", "contents_of", "ref", "share_out",
+    "HOOKS", "ITEM_HOOKS", "Branch", "Cache", "Each", "Hooks", "Loop", "Node", "Parallel", "Ref", "Retry", "Side", "Stage",
+    "Through", "classify", "contents_of", "contracted", "ref", "refuse",
 ]  # fmt: skip
 
 HOOKS = (
@@ -28,6 +28,9 @@ ITEM_HOOKS = (
     "on_error", "retry", "resources", "timeout", "breakpoint", "before", "profile", "isolate", "transform", "validate",
 )  # fmt: skip
 """Hooks that wrap a single item of a map."""
+
+Hooks: TypeAlias = Mapping[str, Any]
+"""Values of hooks by name; ``classify`` lets none pass that is not of its hook's kind."""
 
 _RESERVED = ("ctx", "state")
 _FORBIDDEN = "/#[]"
@@ -97,7 +100,7 @@ class Cache:
     """
 
     ttl: float | None = None
-    key: Callable[[Mapping[str, Any]], Any] | None = None
+    key: Callable[[Mapping[str, object]], object] | None = None
 
 
 @final
@@ -105,8 +108,8 @@ class Cache:
 class Through:
     """A contract as it was written: ``.through(model, **fields)``."""
 
-    model: Any | None
-    fields: Mapping[str, Any]
+    model: Annotation | None
+    fields: Mapping[str, Annotation]
 
 
 @final
@@ -115,10 +118,10 @@ class Stage:
     """A stage as it was written."""
 
     name: str
-    what: Any
+    what: object
     where: str
-    settings: Mapping[str, Any] = field(default_factory=dict)
-    hooks: Mapping[str, Any] = field(default_factory=dict)
+    settings: Mapping[str, object] = field(default_factory=dict)
+    hooks: Hooks = field(default_factory=dict)
     through: Through | None = None
 
 
@@ -128,7 +131,7 @@ class Loop:
     """A ``loop_while`` with its body."""
 
     name: str
-    predicate: Callable[..., Any]
+    predicate: Callable[..., object]
     max_iterations: int | None
     where: str
     body: tuple[Node, ...] = ()
@@ -139,12 +142,12 @@ class Loop:
 class Each:
     """What the stage of a map runs: ``what`` for each item of a field."""
 
-    what: Any
+    what: object
     over: str
     concurrency: int
     goes_on: bool
-    settings: Mapping[str, Any] = field(default_factory=dict)
-    hooks: Mapping[str, Any] = field(default_factory=dict)
+    settings: Mapping[str, object] = field(default_factory=dict)
+    hooks: Hooks = field(default_factory=dict)
 
 
 @final
@@ -153,8 +156,8 @@ class Side:
     """One side of a branch: the stages of a pipeline, with its declared inputs and global hooks."""
 
     nodes: tuple[Node, ...]
-    declared: Mapping[str, Any] | None = None
-    hooks: Mapping[str, Any] = field(default_factory=dict)
+    declared: Mapping[str, Annotation] | None = None
+    hooks: Hooks = field(default_factory=dict)
 
 
 @final
@@ -163,7 +166,7 @@ class Branch:
     """A ``branch`` with its sides."""
 
     name: str
-    predicate: Callable[..., Any]
+    predicate: Callable[..., object]
     then: Side
     otherwise: Side
     where: str
@@ -181,7 +184,7 @@ class Parallel:
 Node = Stage | Loop | Branch | Parallel
 
 
-def contents_of(nodes: Sequence[Node]) -> Iterator[Any]:
+def contents_of(nodes: Sequence[Node]) -> Iterator[object]:
     """Yield what the stages run, at any depth of loops, branches, maps and parallel stages."""
     for node in nodes:
         if isinstance(node, Loop):
@@ -195,16 +198,16 @@ def contents_of(nodes: Sequence[Node]) -> Iterator[Any]:
 
 
 def classify(
-    where: str, keywords: Mapping[str, Any], *, may_have_fields: bool
-) -> tuple[dict[str, Any], dict[str, Any], dict[str, Any]]:
+    where: str, keywords: Mapping[str, object], *, may_have_fields: bool
+) -> tuple[dict[str, Annotation], dict[str, Any], dict[str, object]]:
     """Sort keywords into fields, hooks and settings.
 
     Raises:
         ContractError: A hook whose value is a type, or of the wrong kind.
     """
-    fields: dict[str, Any] = {}
+    fields: dict[str, Annotation] = {}
     hooks: dict[str, Any] = {}
-    settings: dict[str, Any] = {}
+    settings: dict[str, object] = {}
     problems: list[str] = []
     for name, value in keywords.items():
         if name in HOOKS:
@@ -217,33 +220,42 @@ def classify(
         else:
             settings[name] = value
     problems += [problem for name, value in hooks.items() for problem in hook_problems(name, value)]
-    if problems:
-        raise ContractError(where, problems)
+    refuse(where, problems)
     return fields, hooks, settings
 
 
-def hook_problems(name: str, value: Any) -> list[str]:
+def refuse(where: str, problems: list[str]) -> None:
+    """Raise the problems of a place, if there are any.
+
+    Raises:
+        ContractError: There are.
+    """
+    if problems:
+        raise ContractError(where, problems)
+
+
+def hook_problems(name: str, value: object) -> list[str]:
     """Return what is wrong with a hook's value by itself."""
     expected = _EXPECTED[name]
     return [] if expected[0](value) else [f"hook {name}={value!r}: expected {expected[1]}"]
 
 
-def _is_seconds(value: Any) -> bool:
+def _is_seconds(value: object) -> bool:
     return isinstance(value, int | float) and not isinstance(value, bool) and 0 < value < float("inf")
 
 
-def _is_retry(value: Any) -> bool:
+def _is_retry(value: object) -> bool:
     return isinstance(value, Retry) or (isinstance(value, int) and not isinstance(value, bool) and value >= 0)
 
 
-def _is_resources(value: Any) -> bool:
+def _is_resources(value: object) -> bool:
     from sweep.trial import Resources
 
     return isinstance(value, Resources)
 
 
-_FUNCTION: tuple[Callable[[Any], bool], str] = (callable, "a function")
-_EXPECTED: dict[str, tuple[Callable[[Any], bool], str]] = {
+_FUNCTION: tuple[Callable[[object], bool], str] = (callable, "a function")
+_EXPECTED: dict[str, tuple[Callable[[object], bool], str]] = {
     "skip_if": _FUNCTION,
     "checkpoint": (lambda value: isinstance(value, bool), "True or False"),
     "cache": (lambda value: isinstance(value, bool | Cache), "True, False or Cache(ttl=…, key=…)"),
@@ -269,18 +281,14 @@ def name_problem(kind: str, name: object) -> str | None:
     return None
 
 
-def field_problems(fields: Mapping[str, Any]) -> list[str]:
+def field_problems(fields: Mapping[str, Annotation]) -> list[str]:
     """Return what is wrong with the names of fields."""
     problems = [f"{name!r} is a reserved name; call the field something else" for name in fields if name in _RESERVED]
     return problems + [f"{name!r} is no name for a field" for name in fields if not str(name).isidentifier()]
 
 
-def attach(stage: Stage, where: str, through: Through, hooks: Mapping[str, Any], settings: Mapping[str, Any]) -> Stage:
-    """Return the stage with its contract.
-
-    Raises:
-        ContractError: It has one already, or a hook or setting is given twice.
-    """
+def _attach(stage: Stage, where: str, through: Through, hooks: Hooks, settings: Mapping[str, object]) -> Stage:
+    """Return the stage with its contract."""
     if stage.through is not None:
         raise ContractError(
             where, [f"stage {stage.name!r} has a contract already; name all its fields in one .through"]
@@ -291,14 +299,18 @@ def attach(stage: Stage, where: str, through: Through, hooks: Mapping[str, Any],
     return replace(stage, through=through, hooks={**stage.hooks, **hooks}, settings={**stage.settings, **settings})
 
 
-def share_out(
-    node: Branch | Parallel, where: str, through: Through, hooks: Mapping[str, Any], settings: Mapping[str, Any]
-) -> Branch | Parallel:
-    """Return a branch or parallel stages with a contract: each side has it, or each stage the field of its name.
+def contracted(node: Node | None, where: str, through: Through, hooks: Hooks, settings: Mapping[str, object]) -> Node:
+    """Return a node with a contract: a branch has it on each side, each of parallel stages the field of its name.
 
     Raises:
-        ContractError: A side is a pipeline, which has contracts of its own; or a field is no stage's.
+        ContractError: A stage has a contract already, or a hook or setting is given twice; a side is a pipeline,
+            which has contracts of its own; a field is no stage's; there is nothing before that could have one.
     """
+    if isinstance(node, Stage):
+        return _attach(node, where, through, hooks, settings)
+    if node is None or isinstance(node, Loop):
+        text = ".through(…) belongs right after a .stage(…), .map(…), .branch(…) or .parallel(…)"
+        raise ContractError(where, [text])
     if isinstance(node, Parallel):
         return _share_among(node, where, through, hooks, settings)
     sides = []
@@ -307,12 +319,12 @@ def share_out(
         if len(side.nodes) > 1 or len(stages) < len(side.nodes):
             text = f"the stages of branch {node.name!r} have contracts of their own; .through is for functions"
             raise ContractError(where, [text])
-        sides.append(replace(side, nodes=tuple(attach(one, where, through, hooks, settings) for one in stages)))
+        sides.append(replace(side, nodes=tuple(_attach(one, where, through, hooks, settings) for one in stages)))
     return replace(node, then=sides[0], otherwise=sides[1])
 
 
 def _share_among(
-    node: Parallel, where: str, through: Through, hooks: Mapping[str, Any], settings: Mapping[str, Any]
+    node: Parallel, where: str, through: Through, hooks: Hooks, settings: Mapping[str, object]
 ) -> Parallel:
     names = [stage.name for stage in node.stages]
     problems = [
@@ -323,11 +335,10 @@ def _share_among(
     problems += [f"{name!r} is no hook, and no stage of parallel({', '.join(names)})" for name in settings]
     if through.model is not None:
         problems.append("parallel stages give a field each: .through(name=type, …)")
-    if problems:
-        raise ContractError(where, problems)
+    refuse(where, problems)
     parts = {name: Through(None, {name: annotation}) for name, annotation in through.fields.items()}
     stages = tuple(
-        attach(stage, where, parts[stage.name], hooks, settings)
+        _attach(stage, where, parts[stage.name], hooks, settings)
         if stage.name in parts
         else replace(stage, hooks={**stage.hooks, **hooks})
         for stage in node.stages

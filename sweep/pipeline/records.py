@@ -14,7 +14,7 @@ from typing_extensions import is_typeddict
 from sweep.clock import current_clock
 from sweep.errors import ContractError, ContractViolation, ItemFailed, NotStorable, StoreCorrupt
 from sweep.fingerprint import Fingerprinter, stable_json, structure_hash
-from sweep.pipeline.contracts import Accepted, OutputContract
+from sweep.pipeline.contracts import Accepted, FieldContract, OutputContract
 from sweep.pipeline.nodes import Cache
 from sweep.pipeline.runtime import Activation, Handle
 from sweep.pipeline.steps import Results, StageStep, text_of
@@ -37,7 +37,7 @@ _NOTHING = Accepted({}, None, {})
 NO_STORE = "cache= shares outputs through a store; run the pipeline under a name: run(name=…)"
 
 
-def accept(act: Activation, returned: Any) -> Accepted:
+def accept(act: Activation, returned: object) -> Accepted:
     """Say what a stage's return value means, and check it.
 
     Raises:
@@ -47,11 +47,10 @@ def accept(act: Activation, returned: Any) -> Accepted:
     if contract is None:
         item = act.step.item_contract
         return Accepted({}, returned, {}) if item is None else item.accept(act.path, returned)
-    found: Accepted = contract.accept(act.path, returned, act.frame.contracts)
-    return found
+    return contract.accept(act.path, returned, act.frame.contracts)
 
 
-def payload(contract: OutputContract, accepted: Accepted) -> dict[str, Any]:
+def payload(contract: OutputContract, accepted: Accepted) -> dict[str, object]:
     """Return what is stored of an outcome: the model under ``""``, or the fields by name."""
     if contract.model is None:
         return plain(accepted.updates)
@@ -59,7 +58,7 @@ def payload(contract: OutputContract, accepted: Accepted) -> dict[str, Any]:
     return {"": accepted.output, **{name: value for name, value in accepted.updates.items() if name not in own}}
 
 
-def payload_type(contract: OutputContract, contracts: Mapping[str, Any]) -> Classes:
+def payload_type(contract: OutputContract, contracts: Mapping[str, FieldContract]) -> Classes:
     """Return the classes under which a payload is stored and read back."""
     fields = {name: known.annotation for name, known in contracts.items()}
     fields.update(contract.annotations if contract.model is None else {"": contract.model})
@@ -68,11 +67,10 @@ def payload_type(contract: OutputContract, contracts: Mapping[str, Any]) -> Clas
 
 def _classes(act: Activation, contract: OutputContract) -> Classes:
     """Return the classes of a stage's payload, read once."""
-    step: StageStep = act.step
+    step = act.step
     if step.classes is None:
         step.classes = payload_type(contract, act.frame.contracts)
-    found: Classes = step.classes
-    return found
+    return step.classes
 
 
 # ---------------------------------------------------------------- checkpoint
@@ -88,7 +86,7 @@ def kept(step: StageStep, key: str, handle: Handle) -> Entry | None:
 
 async def restore(act: Activation, handle: Handle) -> Accepted | None:
     """Return the journaled outcome of an activation, or None if it is to run."""
-    step: StageStep = act.step
+    step = act.step
     entry = kept(step, act.key, handle)
     if entry is None:
         return None
@@ -106,7 +104,7 @@ async def _restored(act: Activation, handle: Handle, contract: OutputContract, t
     threads, journal, expected = act.frame.root.threads, handle.journal, _classes(act, contract)
     known = {**act.frame.contracts, **contract.fields}
 
-    def check(name: str, value: Any) -> Any:
+    def check(name: str, value: object) -> object:
         with _saved_before(act, handle):
             if not name:
                 return contract.accept(act.path, value, act.frame.contracts)
@@ -130,7 +128,7 @@ def _whole(contract: OutputContract, model: Any) -> Accepted:
     return Accepted(updates, None, {contract.model: model.part(lambda found: found.output)})
 
 
-def _field_of(name: str, found: Accepted) -> Any:
+def _field_of(name: str, found: Accepted) -> object:
     return found.updates[name]
 
 
@@ -147,7 +145,7 @@ def _saved_before(act: Activation, handle: Handle) -> Iterator[None]:
 
 def _compare_code(act: Activation, handle: Handle, entry: Entry) -> None:
     """Warn, once a stage, that the code has changed since its output was saved."""
-    step: StageStep = act.step
+    step = act.step
     if entry.code is None or step.warned or code_id(act, handle) in (None, entry.code):
         return
     step.warned = True
@@ -161,7 +159,7 @@ def _compare_code(act: Activation, handle: Handle, entry: Entry) -> None:
 
 def code_id(act: Activation, handle: Handle) -> int | None:
     """Return the definition id of the stage's code."""
-    step: StageStep = act.step
+    step = act.step
     if not step.unit.code:
         return None
     text = step.code or code_text(step, act.frame.root.fingerprints)
@@ -178,7 +176,7 @@ def code_text(step: StageStep, fingerprints: Fingerprinter) -> str:
 
 def contract_id(act: Activation, handle: Handle) -> int | None:
     """Return the definition id of the stage's contract."""
-    step: StageStep = act.step
+    step = act.step
     if step.contract is None:
         return None
     if step.promise is None:
@@ -193,7 +191,7 @@ async def commit(act: Activation, handle: Handle, accepted: Accepted) -> None:
     Raises:
         NotStorable: It cannot be kept, and ``checkpoint=True`` insists.
     """
-    step: StageStep = act.step
+    step = act.step
     if not step.checkpointed:
         return
     text, kind = None, DONE
@@ -213,7 +211,7 @@ async def commit(act: Activation, handle: Handle, accepted: Accepted) -> None:
 
 async def commit_item(act: Activation, handle: Handle, accepted: Accepted) -> None:
     """Queue the outcome of one item of a map for the next commit."""
-    step: StageStep = act.step
+    step = act.step
     text, kind = None, DONE
     if step.keeps_value:
         value, place = accepted.output, f"item {act.path!r}, output"
@@ -231,7 +229,7 @@ async def commit_item(act: Activation, handle: Handle, accepted: Accepted) -> No
 
 async def restore_item(act: Activation, handle: Handle) -> Accepted | None:
     """Return the journaled outcome of one item of a map, or None if it is to run."""
-    step: StageStep = act.step
+    step = act.step
     entry = kept(step, act.key, handle)
     if entry is None:
         return None
@@ -246,8 +244,7 @@ async def restore_item(act: Activation, handle: Handle) -> Accepted | None:
 def _item_classes(step: StageStep) -> Classes:
     if step.classes is None:
         step.classes = Classes(Any if step.item_contract is None else step.item_contract.annotation)
-    found: Classes = step.classes
-    return found
+    return step.classes
 
 
 async def _encoded(act: Activation, journal: Journal, contract: OutputContract, accepted: Accepted) -> str:
@@ -268,7 +265,7 @@ async def decoded(threads: WorkerThreads, journal: Journal, key: str, text: str,
 
 
 async def stored_fields(
-    threads: WorkerThreads, journal: Journal, key: str, text: str, expected: Classes, check: Callable[[str, Any], Any]
+    threads: WorkerThreads, journal: Journal, key: str, text: str, expected: Classes, check: Callable[[str, object], object]
 ) -> dict[str, Any]:
     """Read stored fields, each checked; large arrays in files are read and checked when they are wanted."""
     if _BLOB in text and journal.get(f"{key}!{FAILURES}") is None:  # failures belong to the values themselves
@@ -277,7 +274,7 @@ async def stored_fields(
     return {name: check(name, one) for name, one in value.items()}
 
 
-async def content_of(threads: WorkerThreads, value: Any) -> str:
+async def content_of(threads: WorkerThreads, value: object) -> str:
     """Return a hash of a value's content; of what is large in a thread.
 
     Raises:
@@ -298,7 +295,7 @@ def is_small(value: Any) -> bool:
 # ---------------------------------------------------------------- failures of items
 
 
-def note_failures(handle: Handle, key: str, values: Mapping[str, Any]) -> None:
+def note_failures(handle: Handle, key: str, values: Mapping[str, object]) -> None:
     """Journal the errors that results carry, in words."""
     found = {
         name: {index: [type(error).__name__, str(error)] for index, error in value.failures.items()}
@@ -309,7 +306,7 @@ def note_failures(handle: Handle, key: str, values: Mapping[str, Any]) -> None:
         handle.journal.put(f"{key}!{FAILURES}", FAILURES, json.dumps(found))
 
 
-def plain(values: Mapping[str, Any]) -> dict[str, Any]:
+def plain(values: Mapping[str, object]) -> dict[str, object]:
     """Return values as they are stored: results of maps are plain lists."""
     return {name: list(one) if type(one) is Results else one for name, one in values.items()}
 
@@ -370,7 +367,7 @@ def forget_attempt(act: Activation) -> None:
 # ---------------------------------------------------------------- cache
 
 
-async def cache_key(act: Activation, spec: Any) -> str:
+async def cache_key(act: Activation, spec: bool | Cache) -> str:
     """Return what a stage's code and arguments are known by in the cache; found before the stage can change them.
 
     Raises:
@@ -392,7 +389,7 @@ async def cache_key(act: Activation, spec: Any) -> str:
     return structure_hash([act.step.name, act.step.code, text_of(act.step.contract), text])
 
 
-async def cached(act: Activation, spec: Any, key: str) -> Accepted | None:
+async def cached(act: Activation, spec: bool | Cache, key: str) -> Accepted | None:
     """Return an output that some run of this store has computed for the same code and arguments, or None."""
     handle = act.frame.handle
     if handle is None:
@@ -412,8 +409,7 @@ async def cached(act: Activation, spec: Any, key: str) -> Accepted | None:
     if text is None:
         return None
     value = await decoded(act.frame.root.threads, shared, key, text, _classes(act, contract))
-    found: Accepted = contract.accept(act.path, value[""] if set(value) == {""} else value, act.frame.contracts)
-    return found
+    return contract.accept(act.path, value[""] if set(value) == {""} else value, act.frame.contracts)
 
 
 async def keep_in_cache(act: Activation, key: str, accepted: Accepted) -> None:

@@ -126,16 +126,30 @@ def find_stages(store: Store, root: RunRow, texts: Iterable[str]) -> Redo:
     finished = list(_outcomes(store, root, {number: path for number, (_, path) in runs.items()}))
     paths = frozenset(path for text in wanted for path in _meant(text.strip("/"), finished, root))
     above = frozenset(outer for path in paths for outer in _around(path))
-    _refuse_cut(row for row, path in runs.values() if path in above)
     led_to = (one for one in finished if one.path in above and not one.key.endswith(_BRANCH))  # sides stay chosen
     outcomes = (*(one for one in finished if one.path in paths), *led_to)
-    inside = [row for row, path in runs.values() if path in above and row.id != root.id]
+    return Redo(paths, above, outcomes, *_reopened(row for row, path in runs.values() if path in above and row.id != root.id))
+
+
+def _reopened(rows: Iterable[RunRow]) -> tuple[tuple[int, ...], dict[int, frozenset[int]]]:
+    """Return the finished runs, and the trials by sweep, that are to go on.
+
+    Raises:
+        ConfigError: A trial was ended by a scheduler or the user: its end stands.
+    """
+    again: list[int] = []
     trials: dict[int, frozenset[int]] = {}
-    for row in inside:
+    for row in rows:
+        if row.level == TRIAL and row.status in (Status.STOPPED, Status.ABORTED, Status.SKIPPED):
+            raise ConfigError(
+                f"--redo: {row.segment} was {row.status} ({row.reason}), so its stages are not run again; "
+                "run it alone: sweep rerun"
+            )
         if row.level == TRIAL:
             trials[row.parent_id] = trials.get(row.parent_id, frozenset()) | {row.number}
-    again = tuple(row.id for row in inside if row.level != TRIAL and row.status.ended)
-    return Redo(paths, above, outcomes, again, trials)
+        elif row.status.ended:
+            again.append(row.id)
+    return tuple(again), trials
 
 
 def _around(path: str) -> Iterator[str]:
@@ -167,9 +181,7 @@ def _meant(text: str, finished: list[Outcome], root: RunRow) -> Iterator[str]:
     found = [one for one in found if one.path.endswith(f"/{text}")] or found  # a number left out means all, or none
     places = dict.fromkeys(_place(one.path) for one in found)
     if not found:
-        known = {_place(one.path).partition("/")[2] for one in finished}
-        ends = {name.rpartition("/")[2] for name in known} if "/" not in text else set()
-        raise UnknownName("stage", text, known | ends, f"--redo; finished stages of {root.segment}")
+        raise _unknown(text, finished, root)
     if len(places) > 1:
         listed = "\n".join(f"  --redo {place}" for place in places)
         raise ConfigError(f"--redo {text}: {len(places)} stages of {root.segment} are called so; name one:\n{listed}")
@@ -177,6 +189,12 @@ def _meant(text: str, finished: list[Outcome], root: RunRow) -> Iterator[str]:
         inside = (f"{one.key.removesuffix(_BRANCH)}/", f"{one.key}[")
         yield one.path
         yield from (other.path for other in finished if other.run_id == one.run_id and other.key.startswith(inside))
+
+
+def _unknown(text: str, finished: list[Outcome], root: RunRow) -> UnknownName:
+    known = {_place(one.path).partition("/")[2] for one in finished}
+    ends = {name.rpartition("/")[2] for name in known} if "/" not in text else set()
+    return UnknownName("stage", text, known | ends, f"--redo; finished stages of {root.segment}")
 
 
 def _fits(parts: list[str], path: list[str], exactly: bool) -> bool:
@@ -189,13 +207,3 @@ def _place(path: str) -> str:
     """Return a path without the numbers of iterations, items and trials."""
     head, *rest = path.split("/")
     return "/".join([head, *(_NUMBER.sub("", part) for part in rest)])
-
-
-def _refuse_cut(rows: Iterable[RunRow]) -> None:
-    """Refuse stages of trials that a scheduler or the user has ended: their end stands."""
-    for row in rows:
-        if row.level == TRIAL and row.status in (Status.STOPPED, Status.ABORTED, Status.SKIPPED):
-            raise ConfigError(
-                f"--redo: {row.segment} was {row.status} ({row.reason}), so its stages are not run again; "
-                "run it alone: sweep rerun"
-            )

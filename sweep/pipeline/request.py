@@ -109,7 +109,7 @@ class Plan:
     path: str
     lines: tuple[PlanLine, ...] = ()
 
-    def to_data(self) -> dict[str, Any]:
+    def to_data(self) -> dict[str, object]:
         """Return it as plain data."""
         return {"run_id": self.run_id, "path": self.path, "plan": [asdict(line) for line in self.lines]}
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import inspect
-from collections.abc import Callable, Iterable
+from collections.abc import Awaitable, Callable, Iterable
 from dataclasses import replace
 from functools import partial
 from typing import Any
@@ -15,15 +15,13 @@ from sweep.errors import ContractViolation, HookError, RunInChild, SweepError
 from sweep.pipeline.contracts import Accepted
 from sweep.pipeline.hooks import ask, compose, named
 from sweep.pipeline.isolation import Carried, Job, NoSession, received, within
-from sweep.pipeline.mapping import keep_failures, run_map
+from sweep.pipeline.mapping import keep_failures, note, run_map, together
 from sweep.pipeline.records import accept, commit, restore
-from sweep.pipeline.runtime import ACTIVATION, Activation, Frame, Handle, Place
-from sweep.pipeline.saving import Saving
+from sweep.pipeline.runtime import ACTIVATION, Activation, Frame, Handle, Place, Saving
 from sweep.pipeline.session import facts_of, session_of, stage_context
 from sweep.pipeline.state import State
 from sweep.pipeline.steps import Binding, BranchStep, Compiled, LoopStep, ParallelStep, StageStep, Step, result_names
 from sweep.pipeline.subtypes import Verdict, subtype
-from sweep.pipeline.together import together
 from sweep.pipeline.unread import read_ahead
 from sweep.tracker.stream import say
 from sweep.trial import Resources
@@ -79,7 +77,8 @@ async def _stage(step: StageStep, state: State, frame: Frame, key: str) -> Accep
         act.started = current_clock().now()
     try:
         accepted = await _attempted(act)
-    except Exception as error:
+    except Exception as error:  # whatever the stage raises
+        note(error, f"in stage {act.path!r} ({step.where})")
         _tell_end(act, run_id, error=f"{type(error).__name__}: {error}")
         raise
     if handle is not None:
@@ -89,7 +88,7 @@ async def _stage(step: StageStep, state: State, frame: Frame, key: str) -> Accep
     return accepted
 
 
-def _tell_end(act: Activation, run_id: int, *, output: Any = None, error: str | None = None) -> None:
+def _tell_end(act: Activation, run_id: int, *, output: object = None, error: str | None = None) -> None:
     """Tell the sinks how a stage has ended."""
     stream = act.frame.root.stream
     if stream:
@@ -100,32 +99,26 @@ def _tell_end(act: Activation, run_id: int, *, output: Any = None, error: str | 
 
 async def _attempted(act: Activation) -> Accepted:
     """Run the stage through its hooks, with the activation in context."""
-    step: StageStep = act.step
+    step = act.step
     if step.call is None:
         step.call = compose(step.hooks, _leaf)
     token = ACTIVATION.set(act)
     try:
         act.kwargs = _arguments(step.bindings, act)
-        accepted: Accepted = await step.call(act)
-        return accepted
-    except Exception as error:
-        note = f"in stage {act.path!r} ({step.where})"
-        if note not in getattr(error, "__notes__", ()):
-            error.add_note(note)
-        raise
+        return await step.call(act)
     finally:
         ACTIVATION.reset(token)
 
 
 async def _leaf(act: Activation) -> Accepted:
     """Call the function itself, then transform and contract."""
-    step: StageStep = act.step
+    step = act.step
     unit = step.unit
     if step.items is not None:
         item = step.items.step
         if item.call is None:
             item.call = compose(item.hooks, _leaf)
-        returned: Any = await run_map(act, item.call)
+        returned: object = await run_map(act, step.items, item.call)
     elif unit.nested is not None:
         returned = await _nested(act, unit.nested)
     elif unit.kind == "function" and (act.frame.place is not None or "isolate" in step.hooks):
@@ -145,7 +138,7 @@ async def _leaf(act: Activation) -> Accepted:
 
 async def _here(act: Activation) -> Any:
     """Call the function in this process."""
-    step: StageStep = act.step
+    step = act.step
     unit, kwargs, args = step.unit, act.kwargs or {}, list[Any]()
     if step.context_name is not None:
         kwargs = {**kwargs, step.context_name: stage_context(act)}
@@ -170,21 +163,22 @@ async def _saved(act: Activation, saving: Saving) -> None:
         await act.frame.root.threads.run(saving.wait)
 
 
-async def _elsewhere(act: Activation) -> Any:
+async def _elsewhere(act: Activation) -> object:
     """Call the function in a child of our own, or where the executor of the sweep places it."""
-    step: StageStep = act.step
+    step = act.step
     unit, frame, kwargs = step.unit, act.frame, act.kwargs or {}
     if step.isolated is None:
         step.isolated = Carried(unit.function, unit.positional, step.context_name)
+    carried = step.isolated
     if step.hooks.get("isolate"):
         directory = None if frame.handle is None else frame.handle.store.run_directory(frame.handle.run_id)
         resources = step.hooks.get("resources") or Resources(cpus=frame.root.slots.cpus)
-        job = Job(step.isolated, kwargs, step.context_name, resources, facts_of(act), directory, directory)
+        job = Job(carried, kwargs, step.context_name, resources, facts_of(act), directory, directory)
         return await frame.root.isolation.run(job, session_of(act) or NoSession(), act.deadline)
     if frame.place is None:
         return await _here(act)
     if frame.place.apart:
-        return await (_apart(act, frame.place) if act.apart else _here(act))
+        return await (_apart(act, frame.place, carried) if act.apart else _here(act))
     function = unit.function
     if unit.positional:
         kwargs = dict(kwargs)
@@ -196,11 +190,11 @@ async def _elsewhere(act: Activation) -> Any:
         act.frame = frame
 
 
-async def _apart(act: Activation, place: Place) -> Any:
+async def _apart(act: Activation, place: Place, carried: Carried) -> object:
     """Call the function in a process of the executor's; one that starts runs there is no leaf: it is called here."""
-    step: StageStep = act.step
+    step = act.step
     try:
-        return received(await place.run(act, step.isolated, within(act.kwargs or {}, act.deadline), step.context_name))
+        return received(await place.run(act, carried, within(act.kwargs or {}, act.deadline), step.context_name))
     except RunInChild:
         known, name = act.frame.root.orchestrators, (step.name, step.where)
         if name not in known:
@@ -209,7 +203,7 @@ async def _apart(act: Activation, place: Place) -> Any:
         return await _here(act)
 
 
-async def _nested(act: Activation, compiled: Compiled) -> Any:
+async def _nested(act: Activation, compiled: Compiled) -> object:
     """Run a sub-pipeline in place; return the fields its stage's contract asks for, for an item what it comes to."""
     frame, step = act.frame, act.step
     inner = frame.below(frame.handle, frame.path if frame.handle is not None else act.path, owner=frame.owner)
@@ -225,12 +219,12 @@ async def _nested(act: Activation, compiled: Compiled) -> Any:
     return {name: state[name] for name in names}
 
 
-async def _asked_of(result: Any, act: Activation) -> Any:
+async def _asked_of(result: Any, act: Activation) -> object:
     """Return what a contract asks of an experiment: fields of its State or its summary, else the result itself.
 
     An item of a map is the result where its contract takes a mapping, else the value the experiment came to.
     """
-    step: StageStep = act.step
+    step = act.step
     if step.item_contract is not None:
         takes_mapping = subtype(dict[str, Any], step.item_contract.annotation) is not Verdict.REFUTED
         return result if takes_mapping else result.value
@@ -243,10 +237,10 @@ async def _asked_of(result: Any, act: Activation) -> Any:
     return {name: result[name] if name in result else state[name] for name in names}
 
 
-def _arguments(bindings: tuple[Binding, ...], act: Activation) -> dict[str, Any]:
+def _arguments(bindings: tuple[Binding, ...], act: Activation) -> dict[str, object]:
     state = act.state
     fields, hands_on = state._fields, _hands_on(act.step)
-    kwargs: dict[str, Any] = {}
+    kwargs: dict[str, object] = {}
     for binding in bindings:
         source = binding.source
         if source == "field":
@@ -301,7 +295,7 @@ async def _afterwards(act: Activation, accepted: Accepted) -> None:
         for hook in hooks if isinstance(hooks, tuple) else (hooks,):
             try:
                 await ask(hook, act.path, data)
-            except Exception as error:
+            except Exception as error:  # whatever the user's hook raises
                 raise HookError(act.path, name, accepted.output, error) from error
 
 
@@ -371,7 +365,7 @@ async def _holds(step: LoopStep | BranchStep, state: State, frame: Frame) -> boo
     """Ask a predicate."""
     try:
         return bool(await ask(step.predicate, f"{frame.path}/{step.name}", state))
-    except Exception as error:
+    except Exception as error:  # whatever the user's predicate raises
         kind = "loop" if isinstance(step, LoopStep) else "branch"
         error.add_note(f"in the predicate of {kind} {step.name!r} ({step.where})")
         raise
@@ -384,7 +378,7 @@ async def _parallel(step: ParallelStep, state: State, frame: Frame, prefix: str,
     async def run(stage: StageStep) -> None:
         outcomes[stage.name] = await _stage(stage, state, frame, f"{prefix}{stage.name}{suffix}")
 
-    calls: list[Callable[[], Any]] = [partial(run, stage) for stage in step.stages]
+    calls: list[Callable[[], Awaitable[None]]] = [partial(run, stage) for stage in step.stages]
     await together(calls, f"of {len(calls)} parallel stages")
     givers: dict[str, str] = {}
     for stage in step.stages:

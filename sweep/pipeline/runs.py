@@ -7,10 +7,9 @@ from collections.abc import Callable, Mapping
 from contextlib import suppress
 from functools import partial
 from pathlib import Path
-from typing import Any
 
 from sweep.errors import ContractError, NotStorable, did_you_mean
-from sweep.pipeline.annotations import describe
+from sweep.pipeline.annotations import Annotation, describe
 from sweep.pipeline.contracts import OutputContract
 from sweep.pipeline.durable import Opened, Resume, RunSpec, open_child, open_top
 from sweep.pipeline.hooks import NO_TERMINAL, at_terminal
@@ -29,6 +28,7 @@ from sweep.pipeline.runtime import Activation, Frame, Handle, Root, current_acti
 from sweep.pipeline.state import State
 from sweep.pipeline.steps import Compiled, StageStep
 from sweep.pipeline.unread import Unread
+from sweep.store.codec import Classes
 from sweep.store.writer import Durability
 
 __all__ = ["as_input", "complete", "finished_state", "keep_state", "run_pipeline"]
@@ -40,7 +40,7 @@ UNNAMED = "Pipeline"
 
 async def run_pipeline(
     checked: Callable[..., Compiled],
-    values: Mapping[str, Any],
+    values: Mapping[str, object],
     name: str | None,
     store: str | Path | None,
     resume: Resume,
@@ -75,12 +75,12 @@ async def _below(parent: Activation, compiled: Compiled, state: State, name: str
         return await _durable(opened, compiled, state, frame)
 
 
-async def _spec(root: Root, name: str, compiled: Compiled, values: Mapping[str, Any]) -> RunSpec:
+async def _spec(root: Root, name: str, compiled: Compiled, values: Mapping[str, object]) -> RunSpec:
     identity = {"structure": compiled.structure, "inputs": {key: await _identity(root, one) for key, one in values.items()}}
     return RunSpec(name, "pipeline", identity, dict(values))
 
 
-async def _identity(root: Root, value: Any) -> str:
+async def _identity(root: Root, value: object) -> str:
     """Return what a resume compares of an input: its content, or of what cannot be stored its class or name."""
     try:
         return await content_of(root.threads, value)
@@ -104,7 +104,7 @@ async def _durable(opened: Opened, compiled: Compiled, state: State, frame: Fram
     return last
 
 
-def complete(compiled: Compiled, values: Mapping[str, Any], stage: str) -> dict[str, Any]:
+def complete(compiled: Compiled, values: Mapping[str, object], stage: str) -> dict[str, object]:
     """Return the inputs, checked against their contracts.
 
     Raises:
@@ -153,7 +153,7 @@ async def keep_state(root: Root, opened: Opened, compiled: Compiled, state: Stat
         note_failures(handle, END, state._fields)
 
 
-def _text_of(handle: Handle, values: dict[str, Any], expected: Any) -> str:
+def _text_of(handle: Handle, values: dict[str, object], expected: Classes) -> str:
     """Encode the fields of a State; what nobody has read since an earlier session wrote it stays as it stands there."""
     kept: dict[str, str] = {}
     for name, value in list(values.items()):
@@ -168,13 +168,13 @@ def _text_of(handle: Handle, values: dict[str, Any], expected: Any) -> str:
     return f"{{{','.join(part for part in parts if part)}}}"
 
 
-def _last_model(compiled: Compiled) -> Any:
+def _last_model(compiled: Compiled) -> Annotation:
     """Return the model that the last stage gives, which is the run's value."""
     last = compiled.steps[-1] if compiled.steps else None
     return last.contract.model if isinstance(last, StageStep) and last.contract is not None else None
 
 
-def payload_type_of(compiled: Compiled) -> Any:
+def payload_type_of(compiled: Compiled) -> Classes:
     """Return the annotation of a whole State, with the last model under ``""``."""
     return payload_type(OutputContract(_last_model(compiled), {}), compiled.contracts)
 
@@ -186,7 +186,7 @@ async def finished_state(root: Root, opened: Opened, compiled: Compiled) -> Stat
         return None
     handle = opened.handle
 
-    def check(name: str, value: Any) -> Any:
+    def check(name: str, value: object) -> object:
         return compiled.contracts[name].validate(value, handle.path) if name else value
 
     expected = payload_type_of(compiled)

@@ -12,7 +12,7 @@ import sys
 import threading
 from collections.abc import AsyncIterator, Awaitable, Callable, Mapping
 from contextlib import asynccontextmanager
-from contextvars import ContextVar
+from contextvars import ContextVar, copy_context
 from dataclasses import dataclass, field
 from types import FrameType
 from typing import Any, final
@@ -22,9 +22,12 @@ from anyio.lowlevel import current_token
 
 from sweep.context import Session
 from sweep.fingerprint import Fingerprinter
+from sweep.pipeline.contracts import FieldContract
 from sweep.pipeline.isolation import Isolation
+from sweep.pipeline.nodes import Hooks
 from sweep.pipeline.redo import Redo
-from sweep.pipeline.saving import Saving
+from sweep.pipeline.state import State
+from sweep.pipeline.steps import Results, StageStep
 from sweep.store.journal import Journal
 from sweep.store.writer import Store
 from sweep.threads import WorkerThreads
@@ -32,7 +35,7 @@ from sweep.tracker.stream import Stream, listeners, say
 from sweep.tracker.tracing import debugging
 from sweep.turns import holding
 
-__all__ = ["ACTIVATION", "Activation", "Frame", "Handle", "Place", "Root", "Slots", "current_activation", "open_root"]
+__all__ = ["ACTIVATION", "Activation", "Frame", "Handle", "Place", "Root", "Saving", "Slots", "current_activation", "open_root"]
 
 
 @final
@@ -45,7 +48,7 @@ class Place:
         apart: It does so in processes of their own.
     """
 
-    run: Callable[[Activation, Callable[..., Any], Mapping[str, Any], str | None], Awaitable[Any]]
+    run: Callable[[Activation, Callable[..., object], Mapping[str, object], str | None], Awaitable[Any]]
     apart: bool
 
 
@@ -67,7 +70,7 @@ class Slots:
             self._waiting.append(turn)
             try:
                 await turn[1].wait()
-            except BaseException:
+            except BaseException:  # whoever gives up waiting, for whatever reason, stands in nobody's way
                 if turn in self._waiting:
                     self._waiting.remove(turn)
                 else:
@@ -162,6 +165,58 @@ class Handle:
 
 
 @final
+class Saving:
+    """One piece of work in a daemon thread, and what is to follow it.
+
+    Args:
+        work: Called in the thread at once.
+
+    Example:
+        >>> done = []
+        >>> saving = Saving(lambda: done.append("saved"))
+        >>> saving.then(lambda: done.append("reported"))
+        >>> saving.wait()
+        >>> done
+        ['saved', 'reported']
+    """
+
+    def __init__(self, work: Callable[[], None]) -> None:
+        self._mutex = threading.Lock()
+        self._error: BaseException | None = None
+        self._after: list[Callable[[], None]] | None = []
+        self._thread = threading.Thread(target=copy_context().run, args=(self._run, work), name="sweep-save", daemon=True)
+        self._thread.start()
+
+    def then(self, action: Callable[[], None]) -> None:
+        """Call ``action`` once the work is done, in order; after work that has failed nothing follows."""
+        with self._mutex:
+            if self._after is not None:
+                self._after.append(action)
+            elif self._error is None:
+                action()
+
+    def wait(self) -> None:
+        """Return when everything is done.
+
+        Raises:
+            BaseException: What the work raised.
+        """
+        self._thread.join()
+        if self._error is not None:
+            raise self._error
+
+    def _run(self, work: Callable[[], None]) -> None:
+        try:
+            work()
+        except BaseException as error:  # noqa: BLE001  # raised where it is waited for
+            self._error = error
+        with self._mutex:
+            actions, self._after = self._after, None
+            for action in actions if actions is not None and self._error is None else ():
+                action()
+
+
+@final
 @dataclass(slots=True)
 class Frame:
     """A run in progress, durable or not.
@@ -181,11 +236,11 @@ class Frame:
     root: Root
     handle: Handle | None = None
     path: str = ""
-    hooks: tuple[Mapping[str, Any], ...] = ()
+    hooks: tuple[Hooks, ...] = ()
     owner: Any = None
     session: Session | None = None
     place: Place | None = None
-    contracts: Mapping[str, Any] = field(default_factory=dict)
+    contracts: Mapping[str, FieldContract] = field(default_factory=dict)
     facts: Mapping[str, Any] = field(default_factory=dict)
 
     def below(self, handle: Handle | None, path: str, *, owner: Any = None) -> Frame:
@@ -202,16 +257,19 @@ class Activation:
         "state", "step",
     )  # fmt: skip
 
-    def __init__(self, frame: Frame, step: Any, key: str, state: Any) -> None:
+    step: StageStep
+    state: State
+
+    def __init__(self, frame: Frame, step: Any, key: str, state: Any) -> None:  # a trial's has neither step nor State
         self.frame, self.step, self.key, self.state = frame, step, key, state
         self.attempt = 1
         self.deadline: float | None = None
         self.started = 0.0
         self.cached = False
-        self.kwargs: dict[str, Any] | None = None
+        self.kwargs: dict[str, object] | None = None
         self.children: dict[str, int] = {}
         self.live: set[str] = set()
-        self.results: list[Any] | None = None
+        self.results: Results | None = None
         self.held: holding[None] | None = None
         self.saving: Saving | None = None
 

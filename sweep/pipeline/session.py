@@ -9,8 +9,7 @@ from typing import Any, final
 from sweep.clock import current_clock
 from sweep.context import Context, Session
 from sweep.deferred import in_event_loop
-from sweep.pipeline.runtime import Activation, Handle
-from sweep.pipeline.saving import Saving
+from sweep.pipeline.runtime import Activation, Handle, Saving
 from sweep.store.blobs import HeldBlobs
 from sweep.store.codec import encode
 from sweep.trial import Decision
@@ -71,7 +70,7 @@ class StageSession:
             self.log_metric(name, value, step)
         return Decision.CONTINUE
 
-    def save(self, value: Any) -> None:
+    def save(self, value: object) -> None:
         """Keep a checkpoint of the stage, in place of the one before.
 
         What has large arrays is copied, and written by a thread where the event loop would have to wait: what the stage
@@ -98,7 +97,7 @@ class StageSession:
         if saving is not None:
             saving.wait()
 
-    def load(self) -> Any | None:
+    def load(self) -> object | None:
         """Return the checkpoint of an earlier attempt, or None."""
         self._wait()
         key = f"{self._act.key}!saved"

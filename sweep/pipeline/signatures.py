@@ -21,7 +21,7 @@ from typing import Any, Final, final
 import typing_extensions
 
 from sweep.errors import did_you_mean
-from sweep.pipeline.annotations import split
+from sweep.pipeline.annotations import Annotation, split
 
 __all__ = ["MISSING", "Missing", "Parameter", "Signature", "read_signature"]
 
@@ -51,14 +51,18 @@ class Parameter:
 
     name: str
     kind: inspect._ParameterKind
-    annotation: Any
+    annotation: Annotation
     has_default: bool
 
     @property
+    def variadic(self) -> bool:
+        """It is ``*args`` or ``**kwargs``."""
+        return self.kind in (inspect.Parameter.VAR_POSITIONAL, inspect.Parameter.VAR_KEYWORD)
+
+    @property
     def required(self) -> bool:
-        """It must be given: no default, and neither ``*args`` nor ``**kwargs``."""
-        variadic = (inspect.Parameter.VAR_POSITIONAL, inspect.Parameter.VAR_KEYWORD)
-        return not self.has_default and self.kind not in variadic
+        """It must be given: it has no default and is not variadic."""
+        return not self.has_default and not self.variadic
 
 
 @final
@@ -79,7 +83,7 @@ class Signature:
 
     name: str
     parameters: tuple[Parameter, ...]
-    returns: Any
+    returns: Annotation
     where: str
     is_async: bool
     is_generator: bool
@@ -87,7 +91,7 @@ class Signature:
     problems: tuple[str, ...] = ()
 
 
-def read_signature(function: Callable[..., Any]) -> Signature:
+def read_signature(function: Callable[..., object]) -> Signature:
     """Read parameters, annotations and place of any callable.
 
     Functions, lambdas, bound methods, partials, instances with ``__call__`` and
@@ -130,7 +134,7 @@ def read_signature(function: Callable[..., Any]) -> Signature:
     return Signature(name, parameters, returns, where, is_async, _is_generator(function), problems=tuple(problems))
 
 
-def _awaited(annotation: Any) -> tuple[Any, bool]:
+def _awaited(annotation: Annotation) -> tuple[Annotation, bool]:
     """Return what awaiting gives, and whether the annotation says that it must be awaited."""
     origin, args = split(annotation)
     if origin in (abc.Awaitable, abc.Coroutine):
@@ -158,24 +162,24 @@ def _innermost(function: Any) -> Any:
     return inner
 
 
-def _is_async(function: Any) -> bool:
+def _is_async(function: object) -> bool:
     called = _called(function)
     return inspect.iscoroutinefunction(called) or inspect.iscoroutinefunction(_innermost(function))
 
 
-def _is_generator(function: Any) -> bool:
+def _is_generator(function: object) -> bool:
     code = _innermost(function)
     return inspect.isgeneratorfunction(code) or inspect.isasyncgenfunction(code)
 
 
-def _name_of(function: Any) -> str:
+def _name_of(function: object) -> str:
     while isinstance(function, functools.partial):
         function = function.func
     name = getattr(function, "__qualname__", None) or type(function).__qualname__
     return str(name).rpartition("<locals>.")[2]
 
 
-def _where(code: Any) -> str:
+def _where(code: object) -> str:
     """Return ``"file:line"``, the file relative to the working directory where it lies below it."""
     held = getattr(code, "__code__", None)
     if held is not None:
@@ -200,13 +204,13 @@ def _short(path: str) -> str:
 class _Scope:
     """Where the string annotations of one function are looked up, each on its own."""
 
-    def __init__(self, code: Any, told: str, problems: list[str]) -> None:
+    def __init__(self, code: object, told: str, problems: list[str]) -> None:
         self._told, self._problems = told, problems
         module = sys.modules.get(getattr(code, "__module__", None) or "", types.ModuleType("unknown"))
         self._globals: dict[str, Any] = getattr(code, "__globals__", None) or vars(module)
         self._locals = _enclosing(code, self._globals)
 
-    def resolve(self, annotation: Any, what: str) -> Any:
+    def resolve(self, annotation: Annotation, what: str) -> Annotation:
         """Return the annotation with all forward references replaced."""
         if annotation is inspect.Parameter.empty:
             return MISSING
@@ -224,10 +228,10 @@ class _Scope:
         return MISSING
 
 
-def _enclosing(code: Any, names: Mapping[str, Any]) -> dict[str, Any]:
+def _enclosing(code: object, names: Mapping[str, object]) -> dict[str, Any]:
     """Return the names around a function: its class, its closure, its type parameters."""
-    found: dict[str, Any] = {}
-    owner: Any = names.get(str(getattr(code, "__qualname__", "")).partition(".")[0])
+    found: dict[str, object] = {}
+    owner = names.get(str(getattr(code, "__qualname__", "")).partition(".")[0])
     if inspect.isclass(code):
         owner = code
         found[code.__name__] = code

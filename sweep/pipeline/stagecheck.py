@@ -11,15 +11,14 @@ import typing_extensions
 
 from sweep.context import Context
 from sweep.errors import ContractError, did_you_mean, near_miss
-from sweep.pipeline.annotations import Record, describe, is_protocol, peel
+from sweep.pipeline.annotations import Annotation, Record, describe, is_protocol, peel
 from sweep.pipeline.contracts import MISSING, OutputContract, Parameter
 from sweep.pipeline.known import Known, attributes_read
-from sweep.pipeline.nodes import Each, Ref, Stage, Through, unknown_hook
+from sweep.pipeline.nodes import Each, Hooks, Ref, Stage, Through, unknown_hook
 from sweep.pipeline.state import State
-from sweep.pipeline.steps import Binding, Compiled, StageStep, text_of
-from sweep.pipeline.storing import unstorable
+from sweep.pipeline.steps import Binding, Compiled, StageStep, Structure, Unit, text_of, unstorable
 from sweep.pipeline.subtypes import Verdict, subtype
-from sweep.pipeline.units import Unit, make_unit
+from sweep.pipeline.units import make_unit
 
 __all__ = ["StageCheck", "own_fields", "place_of", "runtime_of"]
 
@@ -36,7 +35,7 @@ class StageCheck:
     def __init__(self, known: Known) -> None:
         self.known = known
 
-    def prepare(self, node: Stage, structure: list[Any], *, in_parallel: bool = False) -> StageStep:
+    def prepare(self, node: Stage, structure: Structure, *, in_parallel: bool = False) -> StageStep:
         """Check what a stage takes and returns; what it gives is not known yet."""
         self.known.unique("stage", node.name, node.where)
         place = place_of(node)
@@ -57,7 +56,7 @@ class StageCheck:
             self.known.give(step.contract, step.name, place_of(node), may_skip="skip_if" in step.hooks)
         self.hooks_of(node, step, place_of(node))
 
-    def unit(self, what: Any, hooks: dict[str, Any], place: str) -> Unit:
+    def unit(self, what: object, hooks: dict[str, Any], place: str) -> Unit:
         """Return what a stage runs. The stages inside a sub-pipeline are wrapped by the global hooks, too, and by
         those of its own that are for leaves: an orchestrator holds nothing itself."""
         unit = make_unit(what, self.known.fields)
@@ -74,7 +73,7 @@ class StageCheck:
             self.known.out.warnings += unit.nested.warnings
         return unit
 
-    def leaves(self, given: Mapping[str, Any], unit: Unit, place: str) -> None:
+    def leaves(self, given: Hooks, unit: Unit, place: str) -> None:
         """Refuse hooks for leaves where a stage has none of its own."""
         for name in _OF_LEAVES:
             if given.get(name) and unit.kind not in ("function", "pipeline"):
@@ -148,7 +147,7 @@ class StageCheck:
             text = f"{place}: field {name!r} of the sub-pipeline is {describe(given)}, its contract is {describe(annotation)}"
             self.known.compare(given, annotation, text)
 
-    def dictionary(self, given: Any, contract: OutputContract, place: str) -> bool:
+    def dictionary(self, given: Annotation, contract: OutputContract, place: str) -> bool:
         """Whether a dict-like return proves nothing under a field contract (checked key by key if it can be)."""
         if _plain_mapping(given):
             return True
@@ -163,7 +162,7 @@ class StageCheck:
         )
         return True
 
-    def several(self, given: Any, contract: OutputContract, place: str) -> None:
+    def several(self, given: Annotation, contract: OutputContract, place: str) -> None:
         record = Record.of(given)
         if record is not None and issubclass(record.cls, dict):
             for name, annotation in contract.annotations.items():
@@ -213,7 +212,7 @@ class StageCheck:
                 self.known.problem(f"{place}: {name!r} is no hook, no type, and no parameter of the stage{hint}")
         return tuple(found)
 
-    def parameter(self, parameter: Parameter, settings: dict[str, Any], place: str) -> Binding | None:
+    def parameter(self, parameter: Parameter, settings: dict[str, object], place: str) -> Binding | None:
         """Bind one parameter by the rules in their order; None if it is left over."""
         name, annotation = parameter.name, parameter.annotation
         if name in settings and peel(annotation) not in (Context, State):
@@ -257,7 +256,7 @@ class StageCheck:
             )
         return Binding(name, "maybe" if name in self.known.unsure else "field", name)
 
-    def model(self, annotation: Any, name: str, place: str) -> Binding | None:
+    def model(self, annotation: Annotation, name: str, place: str) -> Binding | None:
         wanted = peel(annotation) if annotation is not MISSING else None
         if not isinstance(wanted, type):
             return None
@@ -277,7 +276,7 @@ class StageCheck:
             )
         return Binding(name, "model", givers[-1][0])
 
-    def setting(self, name: str, value: Any, place: str, annotation: Any = MISSING) -> Binding:
+    def setting(self, name: str, value: object, place: str, annotation: Annotation = MISSING) -> Binding:
         if isinstance(value, Ref) or (name == "init_from" and isinstance(value, str) and value in self.known.fields):
             target = value.name if isinstance(value, Ref) else str(value)
             if target not in self.known.fields:
@@ -317,28 +316,29 @@ class StageCheck:
         """Find hooks that read what is not there, or ask for what cannot be."""
         if "skip_if" in step.hooks:
             self.known.predicate(f"{place}, skip_if", step.hooks["skip_if"], set())
-        before = step.hooks.get("before", ())
-        given = {} if step.contract is None else step.contract.annotations
-        for hook in before if isinstance(before, tuple) else (before,):
-            wrong = [name for name in attributes_read(hook) if name in given and self.first_given(name, step)]
-            if wrong:
-                self.known.problem(
-                    f"{place}: its 'before' hook reads {wrong[0]!r}, which the stage itself gives; "
-                    "move the hook to 'after', which gets the output"
-                )
+        self.before(step, place)
         if node.hooks.get("checkpoint") is True and step.contract is None:
             self.known.problem(f"{place}: checkpoint=True needs a contract that says what to keep; add .through(…)")
         lost = unstorable(step.contract) if step.hooks.get("checkpoint") is True else ""
         if lost:
             self.known.problem(f"{place}: checkpoint=True cannot be kept: {lost} (checkpoint=False goes on in memory)")
         item = step.items.step.hooks if step.items is not None else {}
-        if step.hooks.get("breakpoint") or item.get("breakpoint"):
-            self.known.out.breakpoints.append(place)
-        if step.hooks.get("cache") or item.get("cache"):
-            self.known.out.caches.append(place)
+        for name, places in (("breakpoint", self.known.out.breakpoints), ("cache", self.known.out.caches)):
+            if step.hooks.get(name) or item.get(name):
+                places.append(place)
 
-    def first_given(self, name: str, step: StageStep) -> bool:
-        return self.known.givers.get(name, "").startswith(f"stage {step.name!r} ")
+    def before(self, step: StageStep, place: str) -> None:
+        """Find ``before`` hooks that read what only the stage itself gives."""
+        hooks = step.hooks.get("before", ())
+        own = () if step.contract is None else step.contract.annotations
+        first = [name for name in own if self.known.givers.get(name, "").startswith(f"stage {step.name!r} ")]
+        for hook in hooks if isinstance(hooks, tuple) else (hooks,):
+            wrong = [name for name in attributes_read(hook) if name in first]
+            if wrong:
+                self.known.problem(
+                    f"{place}: its 'before' hook reads {wrong[0]!r}, which the stage itself gives; "
+                    "move the hook to 'after', which gets the output"
+                )
 
 
 def runtime_of(parameter: Parameter) -> str | None:
@@ -367,15 +367,14 @@ def own_fields(node: Stage, unit: Unit) -> Through | None:
     return Through(None, {node.name: Any if returns is MISSING else returns})
 
 
-def _is_a(model: Any, wanted: type) -> bool:
+def _is_a(model: Annotation, wanted: type) -> bool:
     """Whether a contract's model is a ``wanted``; protocols and TypedDicts stand for themselves alone."""
-    if model is wanted:
-        return True
-    by_class = isinstance(model, type) and not is_protocol(wanted) and not typing_extensions.is_typeddict(wanted)
-    return by_class and issubclass(model, wanted)
+    if model is wanted or is_protocol(wanted) or typing_extensions.is_typeddict(wanted):
+        return model is wanted
+    return isinstance(model, type) and issubclass(model, wanted)
 
 
-def _plain_mapping(annotation: Any) -> bool:
+def _plain_mapping(annotation: Annotation) -> bool:
     """Whether an annotation is a dict or Mapping without named keys."""
     origin = getattr(peel(annotation), "__origin__", peel(annotation))
     return isinstance(origin, type) and issubclass(origin, Mapping) and Record.of(annotation) is None

@@ -7,6 +7,7 @@ from typing import Any, final
 
 from sweep.deferred import Deferred
 from sweep.errors import did_you_mean
+from sweep.pipeline.annotations import Annotation
 from sweep.pipeline.unread import Unread
 
 __all__ = ["MissingField", "State"]
@@ -43,9 +44,9 @@ class State(Deferred):
     __slots__ = ("_fields", "_models")
 
     _fields: dict[str, Any]
-    _models: dict[type, Any]
+    _models: dict[Annotation, Any]
 
-    def __init__(self, fields: Mapping[str, Any] | None = None, models: Mapping[type, Any] | None = None) -> None:
+    def __init__(self, fields: Mapping[str, object] | None = None, models: Mapping[Annotation, object] | None = None) -> None:
         object.__setattr__(self, "_fields", dict(fields or {}))
         object.__setattr__(self, "_models", dict(models or {}))
 
@@ -53,7 +54,7 @@ class State(Deferred):
         object.__setattr__(self, "_fields", finished._fields)
         object.__setattr__(self, "_models", finished._models)
 
-    def _with(self, updates: Mapping[str, Any], models: Mapping[type, Any]) -> State:
+    def _with(self, updates: Mapping[str, object], models: Mapping[Annotation, object]) -> State:
         """Return a State with later values in place of earlier ones."""
         new = State.__new__(State)
         object.__setattr__(new, "_fields", {**self._fields, **updates} if updates else self._fields)
@@ -76,7 +77,7 @@ class State(Deferred):
             value = self._fields[name] = value.read()
         return value
 
-    def _model(self, kind: type) -> Any:
+    def _model(self, kind: Annotation) -> Any:
         """Return the model of a class that a stage has given, or None."""
         value = self._models.get(kind)
         return value.read() if type(value) is Unread else value
@@ -109,7 +110,7 @@ class State(Deferred):
         shown = ", ".join(f"{name}={_short(value)}" for name, value in self._fields.items())
         return f"State({shown})"
 
-    def __reduce__(self) -> tuple[type[State], tuple[dict[str, Any], dict[type, Any]]]:
+    def __reduce__(self) -> tuple[type[State], tuple[dict[str, object], dict[Annotation, object]]]:
         return State, (self._asdict(), {kind: self._model(kind) for kind in self._models})
 
 

@@ -2,20 +2,30 @@
 
 from __future__ import annotations
 
+import inspect
 import re
-from collections.abc import Callable, Iterable, Mapping, Sequence
+import typing
+from collections import abc
+from collections.abc import Awaitable, Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Any, final
+from typing import Any, TypeAlias, final
 
-from sweep.pipeline.annotations import describe, records_in
-from sweep.pipeline.contracts import Accepted, FieldContract, OutputContract
-from sweep.pipeline.units import Unit
+from sweep.pipeline.annotations import Annotation, Record, describe, members, peel, records_in, split
+from sweep.pipeline.contracts import Accepted, FieldContract, OutputContract, Signature
+from sweep.pipeline.isolation import Carried
+from sweep.pipeline.nodes import Hooks
+from sweep.store.classes import remedy
+from sweep.store.codec import Classes
+from sweep.store.storable import is_storable
 
 __all__ = [
     "Binding", "BranchStep", "Compiled", "ItemContract", "Items", "LoopStep", "ParallelStep", "Results", "StageStep", "Step",
-    "result_names", "text_of",
+    "Structure", "Unit", "result_names", "text_of", "unstorable",
 ]  # fmt: skip
 
+
+Structure: TypeAlias = list[dict[str, object]]
+"""Names, kinds and contracts of stages as JSON data: what identity compares."""
 
 _ADDRESS = re.compile(r" at 0x[0-9a-f]+")
 """What the name of a function has that is another in each process."""
@@ -36,6 +46,39 @@ class Binding:
 
 
 @final
+@dataclass(frozen=True, slots=True)
+class Unit:
+    """What a stage runs, whatever it was made from.
+
+    Attributes:
+        kind: ``"function"``, ``"pipeline"``, ``"experiment"``, ``"scope"`` …
+        function: Called with the bound parameters by name.
+        signature: Its parameters and return annotation.
+        nested: The compiled pipeline, where the stage is one.
+        structure: What identity compares beside the stage's name.
+        code: The functions whose code counts as the stage's.
+        problems: What is wrong with it by itself.
+        within: Compiles ``nested`` anew inside global hooks, which wrap its stages too.
+        positional: Parameters that cannot be given by name.
+    """
+
+    kind: str
+    function: Callable[..., Any]
+    signature: Signature
+    nested: Compiled | None = None
+    structure: object = None
+    code: tuple[Callable[..., object], ...] = ()
+    problems: tuple[str, ...] = ()
+    within: Callable[[Sequence[Hooks]], Compiled] | None = None
+    positional: tuple[str, ...] = field(init=False, default=())
+
+    def __post_init__(self) -> None:
+        only = inspect.Parameter.POSITIONAL_ONLY
+        names = tuple(parameter.name for parameter in self.signature.parameters if parameter.kind is only)
+        object.__setattr__(self, "positional", names)
+
+
+@final
 @dataclass(slots=True)
 class StageStep:
     """A stage ready to run."""
@@ -44,18 +87,18 @@ class StageStep:
     unit: Unit
     bindings: tuple[Binding, ...]
     contract: OutputContract | None
-    hooks: Mapping[str, Any]
+    hooks: Hooks
     where: str
-    call: Any = None
+    call: Callable[..., Awaitable[Accepted]] | None = None
     code: str | None = None
     promise: tuple[str, str] | None = None
     warned: bool = False
-    classes: Any = None
+    classes: Classes | None = None
     items: Items | None = None
     item_contract: ItemContract | None = None
     is_item: bool = False
     keeps_value: bool = True
-    isolated: Any = None
+    isolated: Carried | None = None
     checkpointed: bool = field(init=False, default=True)
     context_name: str | None = field(init=False, default=None)
 
@@ -91,7 +134,7 @@ class LoopStep:
     """A loop ready to run."""
 
     name: str
-    predicate: Callable[..., Any]
+    predicate: Callable[..., object]
     max_iterations: int | None
     body: tuple[Step, ...]
     where: str
@@ -103,7 +146,7 @@ class BranchStep:
     """A branch ready to run; ``otherwise`` may be empty."""
 
     name: str
-    predicate: Callable[..., Any]
+    predicate: Callable[..., object]
     then: tuple[Step, ...]
     otherwise: tuple[Step, ...]
     where: str
@@ -146,14 +189,14 @@ class Compiled:
     """
 
     steps: tuple[Step, ...] = ()
-    inputs: dict[str, Any] = field(default_factory=dict)
-    outputs: dict[str, Any] = field(default_factory=dict)
+    inputs: dict[str, Annotation] = field(default_factory=dict)
+    outputs: dict[str, Annotation] = field(default_factory=dict)
     contracts: dict[str, FieldContract] = field(default_factory=dict)
     problems: list[str] = field(default_factory=list)
     warnings: list[str] = field(default_factory=list)
     warned: bool = False
-    structure: list[Any] = field(default_factory=list)
-    hooks: tuple[Mapping[str, Any], ...] = ()
+    structure: Structure = field(default_factory=list)
+    hooks: tuple[Hooks, ...] = ()
     maybe: dict[str, str] = field(default_factory=dict)
     breakpoints: list[str] = field(default_factory=list)
     caches: list[str] = field(default_factory=list)
@@ -176,11 +219,11 @@ class Results(list[Any]):
         (True, {1: ValueError('no data')})
     """
 
-    def __init__(self, values: Iterable[Any] = (), failures: Mapping[int, Exception] | None = None) -> None:
+    def __init__(self, values: Iterable[object] = (), failures: Mapping[int, Exception] | None = None) -> None:
         super().__init__(values)
         self.failures: dict[int, Exception] = dict(failures or {})
 
-    def __reduce__(self) -> tuple[Any, ...]:
+    def __reduce__(self) -> tuple[object, ...]:
         return type(self), (list(self), self.failures)
 
 
@@ -195,11 +238,11 @@ class ItemContract:
 
     __slots__ = ("_field", "annotation")
 
-    def __init__(self, name: str, annotation: Any) -> None:
+    def __init__(self, name: str, annotation: Annotation) -> None:
         self.annotation = annotation
         self._field = FieldContract(f"{name}[]", annotation)
 
-    def accept(self, stage: str, returned: Any) -> Accepted:
+    def accept(self, stage: str, returned: object) -> Accepted:
         """Check an item's result.
 
         Raises:
@@ -208,7 +251,7 @@ class ItemContract:
         return Accepted({}, self._field.validate(returned, stage), {})
 
 
-def text_of(contract: OutputContract | None) -> Any:
+def text_of(contract: OutputContract | None) -> object:
     """Return a contract as identity compares it: names and types of its fields, and of those of all classes in it."""
     if contract is None:
         return None
@@ -218,7 +261,7 @@ def text_of(contract: OutputContract | None) -> Any:
     return {**text, "classes": classes} if classes else text
 
 
-def _described(fields: Mapping[str, Any]) -> dict[str, str]:
+def _described(fields: Mapping[str, Annotation]) -> dict[str, str]:
     return {name: _ADDRESS.sub("", describe(annotation)) for name, annotation in fields.items()}
 
 
@@ -236,3 +279,63 @@ def result_names(steps: Sequence[Step]) -> tuple[str, ...]:
         if names:
             return names
     return ()
+
+
+# ---------------------------------------------------------------- what no store can keep
+
+_STANDARD = ("builtins", "collections", "collections.abc")
+
+
+def unstorable(contract: OutputContract | None) -> str:
+    """Return which fields of a contract can never be stored, by name, type and remedy; ``""`` for none.
+
+    Example:
+        >>> unstorable(OutputContract(None, {"n": int, "net": abc.Callable[[int], int]}))
+        "field 'net': Callable[[int], int] cannot be stored"
+    """
+    if contract is None:
+        return ""
+    record = None if contract.model is None else Record.of(contract.model)
+    lines = []
+    for name, annotation in _needed(contract.annotations, record).items():
+        refused = _refused(annotation, ())
+        if refused is not None:
+            inside = "" if refused is split(peel(annotation))[0] else f" holds {describe(refused)}, which"
+            hint = remedy(refused)
+            lines.append(f"field {name!r}: {describe(annotation)}{inside} cannot be stored{hint and f'; {hint}'}")
+    return "; ".join(lines)
+
+
+def _refused(annotation: Annotation, around: tuple[Annotation, ...]) -> type | None:
+    """Return the class that keeps every value of an annotation out of a store, or None if there may be others."""
+    annotation = peel(annotation)
+    alternatives = members(annotation)
+    if alternatives is not None:
+        found = [_refused(one, around) for one in alternatives]
+        return found[0] if all(one is not None for one in found) else None
+    origin, _ = split(annotation)
+    if isinstance(origin, typing.NewType):
+        return _refused(origin.__supertype__, around)
+    if not isinstance(origin, type) or annotation is Any or annotation in around:
+        return None
+    record = Record.of(annotation)
+    if not (record is not None and issubclass(record.cls, dict)) and is_storable(origin) is False:
+        return origin
+    inside = (_refused(part, (*around, annotation)) for part in _parts(annotation, record))
+    return next((one for one in inside if one is not None), None)
+
+
+def _parts(annotation: Annotation, record: Record | None) -> Iterable[Annotation]:
+    """Return the annotations of what every value holds: fields, keys, items."""
+    if record is not None:
+        return _needed(record.fields, record).values()
+    origin, args = split(annotation)
+    holds = isinstance(origin, type) and origin.__module__ in _STANDARD and issubclass(origin, abc.Collection)
+    return [one for one in args if one is not Ellipsis] if holds else ()
+
+
+def _needed(fields: Mapping[str, Annotation], record: Record | None) -> Mapping[str, Annotation]:
+    """Return the fields that every value has: a TypedDict may leave some out."""
+    if record is None or not issubclass(record.cls, dict):
+        return fields
+    return {name: one for name, one in fields.items() if name in record.required}

@@ -35,6 +35,7 @@ from pydantic import RootModel
 from pydantic.fields import FieldInfo
 
 from sweep.pipeline.annotations import (
+    Annotation,
     Record,
     class_of,
     entries_of,
@@ -60,8 +61,8 @@ class Verdict(enum.Enum):
 
 
 PROVEN, REFUTED, UNPROVEN = Verdict.PROVEN, Verdict.REFUTED, Verdict.UNPROVEN
-_Seen = tuple[tuple[Any, Any], ...]
-_Row = Callable[[Any, Any, _Seen], Verdict]
+_Seen = tuple[tuple[Annotation, Annotation], ...]
+_Row = Callable[[Annotation, Annotation, _Seen], Verdict]
 _NONE: Final = type(None)
 _TEXT: Final = (str, bytes, bytearray)
 #: Containers whose items the validators of ``Iterable``, ``Collection`` … check.
@@ -69,7 +70,7 @@ CHECKED_CONTAINERS: Final = (list, tuple, set, frozenset)
 _DEEPEST: Final = 60  # nesting at which a generic recursive alias is given up
 
 
-def subtype(given: Any, wanted: Any) -> Verdict:
+def subtype(given: Annotation, wanted: Annotation) -> Verdict:
     """Say whether values annotated ``given`` fit a contract annotated ``wanted``.
 
     Args:
@@ -123,7 +124,7 @@ def _within(cls: type, base: Any) -> bool:
 # ---------------------------------------------------------------- forms: unions, literals, wrappers
 
 
-def _relate(given: Any, wanted: Any, seen: _Seen) -> Verdict:
+def _relate(given: Annotation, wanted: Annotation, seen: _Seen) -> Verdict:
     if any(one is given and other is wanted for one, other in seen):
         return PROVEN  # a recursive type met again: assumed, as everywhere in coinduction
     if len(seen) > _DEEPEST:
@@ -142,35 +143,35 @@ def _relate(given: Any, wanted: Any, seen: _Seen) -> Verdict:
     return _split_given(given, wanted, seen)
 
 
-def _metadata(annotation: Any) -> list[Any]:
+def _metadata(annotation: Annotation) -> list[Annotation]:
     """Return the parts of ``Annotated`` that constrain or convert; notes for readers are left out."""
     if isinstance(annotation, typing_extensions.TypeAliasType):
         return _metadata(value_of(annotation))
     origin, args = split(annotation)
     if origin is not typing.Annotated:
         return []
-    found: list[Any] = []
+    found: list[Annotation] = []
     for item in args[1:]:
         found.extend(item.metadata if isinstance(item, FieldInfo) else [item])
     return [item for item in found if _constrains(item) or _converts(item)]
 
 
-def _constrains(item: Any) -> bool:
+def _constrains(item: Annotation) -> bool:
     if isinstance(item, annotated_types.DocInfo):
         return False
     return isinstance(item, annotated_types.BaseMetadata | annotated_types.GroupedMetadata)
 
 
-def _converts(item: Any) -> bool:
+def _converts(item: Annotation) -> bool:
     return hasattr(item, "__get_pydantic_core_schema__") or type(item).__module__.startswith("pydantic.")
 
 
-def _with_metadata(verdict: Verdict, metadata: list[Any]) -> Verdict:
+def _with_metadata(verdict: Verdict, metadata: list[Annotation]) -> Verdict:
     """A constraint may refuse what fits; a converter may also accept what does not."""
     return _at_most_unproven(verdict) if all(_constrains(item) for item in metadata) else UNPROVEN
 
 
-def _split_given(given: Any, wanted: Any, seen: _Seen) -> Verdict:
+def _split_given(given: Annotation, wanted: Annotation, seen: _Seen) -> Verdict:
     """Take the alternatives of the given side one by one."""
     alternatives = members(given)
     if alternatives is not None:
@@ -183,7 +184,7 @@ def _split_given(given: Any, wanted: Any, seen: _Seen) -> Verdict:
     return _split_wanted(given, wanted, seen)
 
 
-def _literal(value: Any, wanted: Any, seen: _Seen) -> Verdict:
+def _literal(value: Annotation, wanted: Annotation, seen: _Seen) -> Verdict:
     """One value that is known exactly."""
     alternatives = members(wanted)
     if alternatives is not None:
@@ -198,16 +199,16 @@ def _literal(value: Any, wanted: Any, seen: _Seen) -> Verdict:
     return PROVEN if type(value) is wanted else _split_wanted(type(value), wanted, seen)
 
 
-def _same(one: Any, other: Any) -> bool:
+def _same(one: Annotation, other: Annotation) -> bool:
     """Compare as the validator does: 1 is True, True is not 1."""
     return (type(one) is type(other) or (type(other) is bool and type(one) is int)) and bool(one == other)
 
 
-def _same_as_a_member(value: Any, wanted: type[enum.Enum]) -> bool:
+def _same_as_a_member(value: Annotation, wanted: type[enum.Enum]) -> bool:
     return any(_same(value, member.value) for member in wanted)
 
 
-def _split_wanted(given: Any, wanted: Any, seen: _Seen) -> Verdict:
+def _split_wanted(given: Annotation, wanted: Annotation, seen: _Seen) -> Verdict:
     """Take the alternatives and the forms that are no classes on the wanted side."""
     alternatives = members(wanted)
     if alternatives is not None:
@@ -230,22 +231,27 @@ def _split_wanted(given: Any, wanted: Any, seen: _Seen) -> Verdict:
     return _to_class(given, wanted, seen)
 
 
-def _to_literal(given: Any, values: tuple[Any, ...]) -> Verdict:
+def _to_literal(given: Annotation, values: tuple[Annotation, ...]) -> Verdict:
     """A class under ``Literal``: proven only where its values are few and all named."""
     cls = class_of(given)
     if cls is _NONE:
         return PROVEN if None in values else REFUTED
-    if cls is bool or isinstance(cls, enum.EnumType):
-        whole: list[Any] = [True, False] if cls is bool else [*cls.__members__.values()]
-        named = [value for value in whole if any(_same(value, other) for other in values)]
-        mixed = issubclass(cls, enum.Enum) and issubclass(cls, str | int)
-        return PROVEN if len(named) == len(whole) else UNPROVEN if named or mixed else REFUTED
+    if cls is bool:
+        return _few_to_literal([True, False], values, REFUTED)
+    if issubclass(cls, enum.Enum):
+        return _few_to_literal([*cls.__members__.values()], values, UNPROVEN if issubclass(cls, str | int) else REFUTED)
     if _numeric(cls):
         return UNPROVEN if any(isinstance(value, int) for value in values) else REFUTED
     return UNPROVEN if any(_within(type(value), cls) or _within(cls, type(value)) for value in values) else REFUTED
 
 
-def _to_class_object(given: Any, args: tuple[Any, ...]) -> Verdict:
+def _few_to_literal(whole: list[object], values: tuple[object, ...], without: Verdict) -> Verdict:
+    """A class of few values: ``without`` is what holds where none of them is named."""
+    named = [value for value in whole if any(_same(value, other) for other in values)]
+    return PROVEN if len(named) == len(whole) else UNPROVEN if named else without
+
+
+def _to_class_object(given: Annotation, args: tuple[Annotation, ...]) -> Verdict:
     """``type`` and ``type[X]``: the classes themselves are the values."""
     origin, given_args = split(given)
     if not isinstance(origin, type) or not issubclass(origin, type):
@@ -262,7 +268,7 @@ def _subclass(source: type, target: type) -> Verdict:
     return PROVEN if _within(source, target) else UNPROVEN if _within(target, source) else REFUTED
 
 
-def _to_callable(given: Any, args: tuple[Any, ...], seen: _Seen) -> Verdict:
+def _to_callable(given: Annotation, args: tuple[Annotation, ...], seen: _Seen) -> Verdict:
     """The validator asks ``callable()`` only, so a differing signature is never refuted."""
     origin, have = split(given)
     if origin is not abc.Callable:
@@ -282,7 +288,7 @@ def _to_callable(given: Any, args: tuple[Any, ...], seen: _Seen) -> Verdict:
 # ---------------------------------------------------------------- classes
 
 
-def _to_class(given: Any, wanted: Any, seen: _Seen) -> Verdict:
+def _to_class(given: Annotation, wanted: Annotation, seen: _Seen) -> Verdict:
     """Dispatch on the class of the wanted side: the first row that applies."""
     origin, _ = split(wanted)
     if not isinstance(origin, type):
@@ -339,7 +345,7 @@ def _is_number(cls: type) -> bool:
     return cls.__module__ in {"builtins", "decimal"} and f"{cls.__module__}.{cls.__qualname__}" in _NUMBER_NAMES
 
 
-def _to_number(given: Any, wanted: type) -> Verdict:
+def _to_number(given: Annotation, wanted: type) -> Verdict:
     have = class_of(given)
     if issubclass(have, enum.Enum) and not _numeric(have):  # a member is read by its value: accepted, hardly meant
         return _at_most_unproven(_alike(subtype(type(member.value), wanted) for member in have))
@@ -348,7 +354,7 @@ def _to_number(given: Any, wanted: type) -> Verdict:
     return _NUMBERS[_numeric(wanted)].get(_numeric(have), REFUTED)
 
 
-def _to_enum(given: Any, wanted: type[enum.Enum], seen: _Seen) -> Verdict:
+def _to_enum(given: Annotation, wanted: type[enum.Enum], seen: _Seen) -> Verdict:
     """An enum accepts its members and, where they match, their values."""
     have = class_of(given)
     if _within(have, wanted):
@@ -361,22 +367,22 @@ def _to_enum(given: Any, wanted: type[enum.Enum], seen: _Seen) -> Verdict:
     return _at_most_unproven(_some(_relate(given, kind, seen) for kind in kinds))
 
 
-def _to_text(given: Any, wanted: Any, seen: _Seen) -> Verdict:
-    have = class_of(given)
-    if issubclass(have, wanted) or (wanted is bytes and issubclass(have, bytearray)):
+def _to_text(given: Annotation, wanted: Annotation, seen: _Seen) -> Verdict:
+    have, want = class_of(given), class_of(wanted)
+    if issubclass(have, want) or (want is bytes and issubclass(have, bytearray)):
         return PROVEN
     read = issubclass(have, (*_TEXT, enum.Enum))  # an enum's member by its value: accepted, hardly meant
-    return UNPROVEN if read or _within(wanted, have) else REFUTED
+    return UNPROVEN if read or _within(want, have) else REFUTED
 
 
-def _to_day(given: Any, wanted: Any, seen: _Seen) -> Verdict:
+def _to_day(given: Annotation, wanted: Annotation, seen: _Seen) -> Verdict:
     """A date is a datetime to the validator; a datetime is a date only at midnight."""
     if class_of(given) in (date, datetime):
         return PROVEN if wanted is datetime else UNPROVEN
     return _to_other(given, wanted, seen)
 
 
-def _to_path(given: Any, wanted: Any, seen: _Seen) -> Verdict:
+def _to_path(given: Annotation, wanted: Annotation, seen: _Seen) -> Verdict:
     return PROVEN if issubclass(class_of(given), str) else _to_other(given, wanted, seen)
 
 
@@ -384,9 +390,9 @@ def _to_path(given: Any, wanted: Any, seen: _Seen) -> Verdict:
 _BUILDING: Final = frozenset({"datetime", "uuid", "pathlib", "pathlib._local", "re", "ipaddress", "fractions", "os"})
 
 
-def _to_other(given: Any, wanted: Any, seen: _Seen) -> Verdict:
+def _to_other(given: Annotation, wanted: Annotation, seen: _Seen) -> Verdict:
     """Any other class: the validator asks ``isinstance``, unless pydantic knows a conversion."""
-    have, (want, args) = class_of(given), split(wanted)
+    have, want, args = class_of(given), class_of(wanted), split(wanted)[1]
     if _within(have, want):
         return PROVEN if not args else _arguments(given, want, args, seen)
     plain = issubclass(have, str | bytes | int | float) or have.__module__ in {"decimal", "os", want.__module__}
@@ -395,7 +401,7 @@ def _to_other(given: Any, wanted: Any, seen: _Seen) -> Verdict:
     return UNPROVEN if _within(want, have) or is_protocol(given) else REFUTED
 
 
-def _arguments(given: Any, want: type, args: tuple[Any, ...], seen: _Seen) -> Verdict:
+def _arguments(given: Annotation, want: type, args: tuple[Annotation, ...], seen: _Seen) -> Verdict:
     """Arguments of other generics are not looked at when it runs, so they are never refuted."""
     for base in lineage(given):
         origin, have = split(base)
@@ -412,9 +418,9 @@ def _arguments(given: Any, want: type, args: tuple[Any, ...], seen: _Seen) -> Ve
 _BECOMES: Final[Mapping[type, type]] = {abc.MutableSequence: list, abc.Set: frozenset, abc.MutableSet: set}
 
 
-def _to_gathered(given: Any, wanted: Any, seen: _Seen) -> Verdict:
+def _to_gathered(given: Annotation, wanted: Annotation, seen: _Seen) -> Verdict:
     """``list``, ``set``, ``frozenset``, ``deque``, ``tuple``: built from any iterable but text and mappings."""
-    have, (want, args) = class_of(given), split(wanted)
+    have, want, args = class_of(given), class_of(wanted), split(wanted)[1]
     want = _BECOMES.get(want, want)
     if issubclass(have, (*_TEXT, abc.Mapping)):
         return REFUTED
@@ -431,7 +437,7 @@ def _to_gathered(given: Any, wanted: Any, seen: _Seen) -> Verdict:
     return _at_most_unproven(verdict) if hides else verdict
 
 
-def _to_fixed_tuple(given: Any, items: tuple[Any, ...], args: tuple[Any, ...], seen: _Seen) -> Verdict:
+def _to_fixed_tuple(given: Annotation, items: tuple[Annotation, ...], args: tuple[Annotation, ...], seen: _Seen) -> Verdict:
     if any(split(part)[0] is typing_extensions.Unpack or getattr(part, "__unpacked__", False) for part in args):
         return UNPROVEN
     if _is_fixed(given):
@@ -441,7 +447,7 @@ def _to_fixed_tuple(given: Any, items: tuple[Any, ...], args: tuple[Any, ...], s
     return _at_most_unproven(_every(_relate(item, due, seen) for item in items for due in args))
 
 
-def _is_fixed(annotation: Any) -> bool:
+def _is_fixed(annotation: Annotation) -> bool:
     """Say whether the annotation is a tuple of known length."""
     origin, args = split(annotation)
     if not isinstance(origin, type) or not issubclass(origin, tuple):
@@ -449,7 +455,7 @@ def _is_fixed(annotation: Any) -> bool:
     return hasattr(origin, "_fields") or (annotation is not tuple and Ellipsis not in args)
 
 
-def _to_sequence(given: Any, wanted: Any, seen: _Seen) -> Verdict:
+def _to_sequence(given: Annotation, wanted: Annotation, seen: _Seen) -> Verdict:
     """``Sequence``: text is refused here, as a sequence of letters is hardly ever meant."""
     have, (_, args) = class_of(given), split(wanted)
     if issubclass(have, _TEXT):
@@ -461,17 +467,17 @@ def _to_sequence(given: Any, wanted: Any, seen: _Seen) -> Verdict:
     return verdict if rebuilt else UNPROVEN
 
 
-def _to_iterable(given: Any, wanted: Any, seen: _Seen) -> Verdict:
+def _to_iterable(given: Annotation, wanted: Annotation, seen: _Seen) -> Verdict:
     """``Iterable``, ``Collection`` …: the items of the concrete containers are checked, no others."""
-    have, (want, args) = class_of(given), split(wanted)
+    have, want, args = class_of(given), class_of(wanted), split(wanted)[1]
     if not _within(have, want):
         return UNPROVEN if _within(want, have) else REFUTED
     verdict = _every(_relate(item, args[0] if args else Any, seen) for item in items_of(given))
     return verdict if have in CHECKED_CONTAINERS else _at_least_unproven(verdict)
 
 
-def _to_mapping(given: Any, wanted: Any, seen: _Seen) -> Verdict:
-    have, (want, args) = class_of(given), split(wanted)
+def _to_mapping(given: Annotation, wanted: Annotation, seen: _Seen) -> Verdict:
+    have, want, args = class_of(given), class_of(wanted), split(wanted)[1]
     if not issubclass(have, abc.Mapping):
         return UNPROVEN if _within(want, have) else REFUTED
     due = (args[0], int) if want is collections.Counter and args else args or (Any, Any)
@@ -502,7 +508,7 @@ _ROWS: Final[Mapping[type, _Row]] = {
 # ---------------------------------------------------------------- records
 
 
-def _to_record(given: Any, wanted: Any, record: Record, seen: _Seen) -> Verdict:
+def _to_record(given: Annotation, wanted: Annotation, record: Record, seen: _Seen) -> Verdict:
     """A model, dataclass, TypedDict or NamedTuple: an instance, or what it can be built from."""
     have, is_dict = class_of(given), class_of(wanted) is dict
     if not is_dict and _within(have, record.cls):
@@ -516,7 +522,7 @@ def _to_record(given: Any, wanted: Any, record: Record, seen: _Seen) -> Verdict:
     return UNPROVEN if _within(class_of(wanted), have) or is_protocol(given) else REFUTED
 
 
-def _mapping_to_record(given: Any, record: Record, seen: _Seen) -> Verdict:
+def _mapping_to_record(given: Annotation, record: Record, seen: _Seen) -> Verdict:
     """Compare key by key; a mapping with values of ``Any`` is the user's opt-out."""
     if record.custom:
         return UNPROVEN
@@ -549,7 +555,7 @@ def _keys(source: Record, record: Record, seen: _Seen) -> Verdict:
     return _every(checks)
 
 
-def _tuple_to_record(given: Any, record: Record, seen: _Seen) -> Verdict:
+def _tuple_to_record(given: Annotation, record: Record, seen: _Seen) -> Verdict:
     """A NamedTuple is built from the items in their order."""
     items, fields = items_of(given), list(record.fields.values())
     if not _is_fixed(given):

@@ -2,57 +2,25 @@
 
 from __future__ import annotations
 
-import inspect
 import json
-from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
-from typing import Any, Protocol, final, runtime_checkable
+from collections.abc import Mapping, Sequence
+from typing import Any, Protocol, runtime_checkable
 
 from sweep.errors import ConfigError
+from sweep.pipeline.annotations import Annotation
 from sweep.pipeline.contracts import Signature, read_signature
 from sweep.pipeline.nodes import Node, contents_of
 from sweep.pipeline.runtime import current_activation
+from sweep.pipeline.steps import Unit
 
 __all__ = ["StageLike", "Unit", "has_config", "make_unit"]
-
-
-@final
-@dataclass(frozen=True, slots=True)
-class Unit:
-    """What a stage runs, whatever it was made from.
-
-    Attributes:
-        kind: ``"function"``, ``"pipeline"``, ``"experiment"``, ``"scope"`` …
-        function: Called with the bound parameters by name.
-        signature: Its parameters and return annotation.
-        nested: The compiled pipeline, where the stage is one.
-        structure: What identity compares beside the stage's name.
-        code: The functions whose code counts as the stage's.
-        problems: What is wrong with it by itself.
-        within: Compiles ``nested`` anew inside global hooks, which wrap its stages too.
-    """
-
-    kind: str
-    function: Callable[..., Any]
-    signature: Signature
-    nested: Any = None
-    structure: Any = None
-    code: tuple[Callable[..., Any], ...] = ()
-    problems: tuple[str, ...] = ()
-    within: Callable[[Sequence[Mapping[str, Any]]], Any] | None = None
-
-    @property
-    def positional(self) -> tuple[str, ...]:
-        """Parameters that cannot be given by name."""
-        only = inspect.Parameter.POSITIONAL_ONLY
-        return tuple(parameter.name for parameter in self.signature.parameters if parameter.kind is only)
 
 
 @runtime_checkable
 class StageLike(Protocol):
     """An object that is no function and can stand as a stage: a pipeline, an experiment, a scope."""
 
-    def __sweep_stage__(self, known: Mapping[str, Any]) -> Unit:
+    def __sweep_stage__(self, known: Mapping[str, Annotation]) -> Unit:
         """Return what to run; ``known`` are the fields and their annotations at this point."""
 
 
@@ -62,14 +30,14 @@ class Configuration(Protocol):
 
     result_type: type
 
-    def resolve(self, argv: Any = None) -> Any:
+    def resolve(self, argv: object = None) -> object:
         """Return the frozen config."""
 
-    def layers_as_data(self, argv: Any = None) -> list[dict[str, Any]]:
+    def layers_as_data(self, argv: object = None) -> list[dict[str, object]]:
         """Return the layers it was made from."""
 
 
-def make_unit(what: Any, known: Mapping[str, Any]) -> Unit:
+def make_unit(what: Any, known: Mapping[str, Annotation]) -> Unit:
     """Return what a stage runs: a function, a config, or what ``__sweep_stage__`` gives."""
     if not isinstance(what, type) and isinstance(what, StageLike):
         return what.__sweep_stage__(known)
@@ -81,7 +49,7 @@ def make_unit(what: Any, known: Mapping[str, Any]) -> Unit:
 def _configuration(scope: Configuration) -> Unit:
     """Return a scope as a stage: its values are identity, its layers are kept with the run for ``config why``."""
 
-    def resolve() -> Any:
+    def resolve() -> object:
         act = current_activation()
         handle = None if act is None else act.frame.handle
         if act is not None and handle is not None:
@@ -103,7 +71,7 @@ def has_config(nodes: Sequence[Node]) -> bool:
     return any(isinstance(what, Configuration) for what in contents_of(nodes))
 
 
-def _as_data(config: Any) -> Any:
+def _as_data(config: object) -> object:
     """Return a resolved config as plain data."""
     if hasattr(config, "model_dump"):
         return config.model_dump(mode="json")

@@ -12,7 +12,7 @@ from functools import partial
 from typing import Any, Final, final
 
 from sweep.errors import StoreCorrupt
-from sweep.store.codec import references
+from sweep.store.codec import Classes, references
 from sweep.store.journal import Journal
 from sweep.threads import WorkerThreads
 
@@ -53,7 +53,7 @@ class Unread:
                 self._value, self._get, self.text = self._get(), None, ""  # whoever has it may change it
             return self._value
 
-    def part(self, pick: Callable[[Any], Any]) -> Unread:
+    def part(self, pick: Callable[[Any], object]) -> Unread:
         """Return what stands for a part of it."""
         return Unread(lambda: pick(self.read()), self.size)
 
@@ -62,7 +62,7 @@ class Unread:
 
 
 def read_parts(
-    journal: Journal, key: str, text: str, expected: Any, validate: Callable[[str, Any], Any]
+    journal: Journal, key: str, text: str, expected: Classes, validate: Callable[[str, object], object]
 ) -> dict[str, Any]:
     """Read a stored mapping: what is small now, what is large when it is wanted.
 
@@ -79,7 +79,7 @@ def read_parts(
         StoreCorrupt: A file is missing, or what is read does not read back.
     """
 
-    def read(nodes: Mapping[str, Any]) -> dict[str, Any]:
+    def read(nodes: Mapping[str, object]) -> dict[str, object]:
         try:
             values = journal.decode(key, _TEXT.encode(nodes), expected)
         except StoreCorrupt as error:
@@ -87,7 +87,7 @@ def read_parts(
             raise StoreCorrupt(f"field {names}: {error}" if names else str(error)) from error
         return {name: validate(name, value) for name, value in values.items()}
 
-    tree: dict[str, Any] = json.loads(text)
+    tree: dict[str, object] = json.loads(text)
     try:
         sizes = {address: journal.blobs.size(address) for address in references(text)}
     except StoreCorrupt as error:
@@ -106,11 +106,11 @@ def read_parts(
     return {name: found[name] for name in tree}
 
 
-def _of(together: Unread, name: str) -> Any:
+def _of(together: Unread, name: str) -> object:
     return together.read()[name]
 
 
-def _groups(tree: Mapping[str, Any]) -> Iterator[dict[str, Any]]:
+def _groups(tree: Mapping[str, object]) -> Iterator[dict[str, object]]:
     """Yield parts that stand in files of their own: the tensors of one file stay shared."""
     groups: list[tuple[set[str], set[str]]] = []
     for name, node in tree.items():
@@ -123,7 +123,7 @@ def _groups(tree: Mapping[str, Any]) -> Iterator[dict[str, Any]]:
         yield {name: tree[name] for name in tree if name in names}
 
 
-async def read_ahead(threads: WorkerThreads, values: Iterable[Any]) -> None:
+async def read_ahead(threads: WorkerThreads, values: Iterable[object]) -> None:
     """Read what of some values has not been read, in a thread, so that the loop goes on."""
     for value in values:
         if type(value) is Unread:

@@ -12,7 +12,7 @@ import sys
 import threading
 import time
 import traceback
-from collections.abc import Callable, Mapping
+from collections.abc import Awaitable, Callable, Mapping
 from datetime import datetime
 from functools import partial
 from pathlib import Path
@@ -25,7 +25,7 @@ from sweep.clock import current_clock
 from sweep.context import Context
 from sweep.errors import NotStorable, TrialPaused, TrialStopped
 from sweep.process import wire
-from sweep.process.wire import Frame, Kind
+from sweep.process.wire import Frame, Kind, NotSendable
 from sweep.trial import Decision
 
 __all__ = ["decision_in", "run"]
@@ -54,7 +54,7 @@ def decision_in(error: BaseException) -> TrialStopped | TrialPaused | None:
 def run(
     connection: socket.socket,
     note: dict[str, Any],
-    functions: list[Callable[..., Any]],
+    functions: list[Callable[..., object]],
     server: int,
     foreign: list[int],
     pools: Any,
@@ -156,7 +156,7 @@ def _limit_threads(count: int, pools: Any) -> None:
         sys.modules["numpy.random"].seed()
 
 
-def _work(connection: socket.socket, functions: list[Callable[..., Any]]) -> int:
+def _work(connection: socket.socket, functions: list[Callable[..., object]]) -> int:
     """Run the task and send what it came to; return the exit code."""
     session = _PipeSession(connection)
     try:
@@ -171,7 +171,7 @@ def _work(connection: socket.socket, functions: list[Callable[..., Any]]) -> int
     return 0
 
 
-def _call(task: Mapping[str, Any], functions: list[Callable[..., Any]], session: _PipeSession) -> Any:
+def _call(task: Mapping[str, Any], functions: list[Callable[..., object]], session: _PipeSession) -> object:
     function = task["function"]
     function = functions[function] if isinstance(function, int) else function
     kwargs = dict(task["kwargs"])
@@ -188,14 +188,14 @@ def _call(task: Mapping[str, Any], functions: list[Callable[..., Any]], session:
     return value
 
 
-async def _wait_for(value: Any) -> Any:
+async def _wait_for(value: Awaitable[object]) -> object:
     return await value
 
 
-def _dump_value(value: Any) -> list[bytes | memoryview]:
+def _dump_value(value: object) -> list[bytes | memoryview]:
     try:
         return wire.dump(value)
-    except Exception as error:
+    except NotSendable as error:
         kind = type(value)
         raise TypeError(
             f"the returned value, a {kind.__module__}.{kind.__qualname__}, cannot be sent to the owning process: "
@@ -246,14 +246,14 @@ class _PipeSession:
         decision, self.next_decision = wire.load(self._ask(Kind.REPORT, frame).parts)
         return Decision(decision)
 
-    def save(self, value: Any) -> None:
+    def save(self, value: object) -> None:
         try:
             parts = wire.dump(value)
-        except Exception as error:
+        except NotSendable as error:
             raise NotStorable("the checkpoint", type(value), str(error)) from error
         self._ask(Kind.SAVE, *parts)
 
-    def load(self) -> Any | None:
+    def load(self) -> Any:
         return wire.load(self._ask(Kind.LOAD).parts)
 
     def log(self, message: str) -> None:

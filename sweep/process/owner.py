@@ -9,7 +9,7 @@ import socket
 import subprocess
 import sys
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import contextmanager, nullcontext, suppress
+from contextlib import AsyncExitStack, ExitStack, contextmanager, nullcontext, suppress
 from pathlib import Path
 from types import ModuleType
 from typing import Any, Protocol, final
@@ -22,7 +22,7 @@ from sweep.clock import current_clock
 from sweep.context import Session
 from sweep.errors import ContractError, TrialFailed, TrialPaused, TrialStopped
 from sweep.process import wire
-from sweep.process.wire import Frame, Kind, Stream
+from sweep.process.wire import Frame, Kind, NotSendable, Stream
 from sweep.threads import WorkerThreads
 from sweep.trial import Decision, Resources
 
@@ -38,11 +38,11 @@ class Job(Protocol):
     """What a child is to do; an executor's task is one."""
 
     @property
-    def function(self) -> Callable[..., Any]:
+    def function(self) -> Callable[..., object]:
         """The function; sync or async."""
 
     @property
-    def kwargs(self) -> Mapping[str, Any]:
+    def kwargs(self) -> Mapping[str, object]:
         """Its arguments by name, without the context."""
 
     @property
@@ -81,7 +81,7 @@ class ForkServer:
     def __init__(self, threads: WorkerThreads) -> None:
         self._threads = threads
         self._lock = anyio.Lock()
-        self._functions: list[Callable[..., Any]] = []
+        self._functions: list[Callable[..., object]] = []
         self._by_value: list[ModuleType] = []
         self._preloads = True
         self._process: subprocess.Popen[bytes] | None = None
@@ -93,7 +93,7 @@ class ForkServer:
         """Process id of the running server, or None."""
         return self._process.pid if self._process is not None and self._process.poll() is None else None
 
-    async def preload(self, functions: Sequence[Callable[..., Any]]) -> None:
+    async def preload(self, functions: Sequence[Callable[..., object]]) -> None:
         """Import what ``functions`` need and send them once.
 
         Raises:
@@ -103,15 +103,14 @@ class ForkServer:
             new = [function for function in functions if self._index(function) is None]
             for function in new:
                 self._check(function)
-            self._functions += new
-            try:
+            with ExitStack() as undo:
+                undo.callback(setattr, self, "_functions", self._functions)
+                self._functions = [*self._functions, *new]
                 if self.pid is None:
                     await self._start()
                 elif new and self._preloads:
                     await self._setup(new)
-            except BaseException:
-                self._functions = [function for function in self._functions if function not in new]
-                raise
+                undo.pop_all()
 
     async def run(self, job: Job, session: Session, gpus: Sequence[str] | None = None) -> Any:
         """Run one task in a child of its own and return its value; cancelling the call ends the child.
@@ -133,22 +132,19 @@ class ForkServer:
                 await self._start()
         message = self._message(job, session)
         child = self._spawn(job, gpus)
-        limit = job.resources.time_limit
+        limit, order = job.resources.time_limit, b"K"
         try:
             with current_clock().move_on_after(limit) if limit is not None else nullcontext() as scope:
                 await child.talk(message, session, self._threads)
             if scope is not None and scope.cancelled_caught:
-                await child.end(b"K")
                 raise TrialFailed(
                     f"{child.title} did not finish within its time limit of {limit:g} s and was killed", kind="timeout"
                 )
         except anyio.get_cancelled_exc_class():
-            await child.end(b"T")
-            raise
-        except BaseException:
-            await child.end(b"K")
+            order = b"T"
             raise
         finally:
+            await child.end(order)
             child.close()
         return child.result()
 
@@ -180,11 +176,10 @@ class ForkServer:
                 start_new_session=True,
             )
         self._control = ours
-        try:
+        async with AsyncExitStack() as undo:
+            undo.push_async_callback(self.close)
             await self._setup(self._functions if self._preloads else [])
-        except BaseException:
-            await self.close()
-            raise
+            undo.pop_all()
 
     def _retire(self) -> None:
         """Fork no more from this server, but let its children finish."""
@@ -192,7 +187,7 @@ class ForkServer:
             self._retired.append((self._process, self._control))
         self._process = self._control = None
 
-    async def _setup(self, functions: Sequence[Callable[..., Any]]) -> None:
+    async def _setup(self, functions: Sequence[Callable[..., object]]) -> None:
         """Have the server take over our surroundings and load functions."""
         answer = await self._ask(functions)
         while (module := sys.modules.get(answer.get("missing") or "")) is not None and module not in self._by_value:
@@ -208,7 +203,7 @@ class ForkServer:
             sys.stderr.write("sweep: importing the objective initialises CUDA: children are spawned, not forked\n")
             await self._start()
 
-    async def _ask(self, functions: Sequence[Callable[..., Any]]) -> dict[str, Any]:
+    async def _ask(self, functions: Sequence[Callable[..., object]]) -> dict[str, Any]:
         surroundings = {
             "cwd": str(Path.cwd()),
             "path": [entry for entry in sys.path if isinstance(entry, str)],
@@ -236,18 +231,18 @@ class ForkServer:
             raise BrokenPipeError("the fork server is closed")
         socket.send_fds(self._control, [kind], [end.fileno() for end in ends])
 
-    def _index(self, function: Callable[..., Any]) -> int | None:
+    def _index(self, function: Callable[..., object]) -> int | None:
         bound = hasattr(function, "__self__")  # each access makes a new method: compare those by value
         for index, known in enumerate(self._functions):
             if known is function or (bound and known == function):
                 return index
         return None
 
-    def _check(self, function: Callable[..., Any]) -> None:
+    def _check(self, function: Callable[..., object]) -> None:
         try:
             with _by_value(self._by_value):
                 wire.dump(function)
-        except Exception as error:
+        except NotSendable as error:
             place, cause = _culprit(function, _name(function), error)
             raise ContractError(
                 "executor 'process'",
@@ -274,7 +269,7 @@ class ForkServer:
         try:
             with _by_value(self._by_value):
                 return wire.dump(task)
-        except Exception as error:
+        except NotSendable as error:
             name, cause = _first_unpicklable({**job.kwargs, **job.facts}) or ("?", error)
             raise TypeError(f"{_title(job)}: argument {name!r} cannot be sent to a child process: {cause}") from error
 
@@ -346,7 +341,7 @@ class _Child:
         if self._last.kind is Kind.VALUE:
             try:
                 return wire.load(self._last.parts)
-            except Exception as error:
+            except Exception as error:  # classes say how they are unpickled, so they may raise anything
                 raise TrialFailed(
                     f"{self.title} returned a value that cannot be read in the owning process: {error}"
                 ) from error
@@ -489,7 +484,7 @@ def _by_value(modules: Sequence[ModuleType]) -> Iterator[None]:
             cloudpickle.unregister_pickle_by_value(module)
 
 
-def _name(function: Callable[..., Any]) -> str:
+def _name(function: Callable[..., object]) -> str:
     if isinstance(function, functools.partial):
         return _name(function.func)
     return getattr(function, "__qualname__", type(function).__qualname__)
@@ -500,16 +495,16 @@ def _title(job: Job) -> str:
     return f"{getattr(job, 'level', 'trial')} {path!r}" if path else f"{_name(job.function)}()"
 
 
-def _first_unpicklable(named: Mapping[str, Any]) -> tuple[str, Exception] | None:
+def _first_unpicklable(named: Mapping[str, object]) -> tuple[str, Exception] | None:
     for name, value in named.items():
         try:
             wire.dump(value)
-        except Exception as error:  # noqa: BLE001  # that is the question
+        except NotSendable as error:
             return name, error
     return None
 
 
-def _culprit(thing: Any, place: str, error: Exception, depth: int = 4) -> tuple[str, Exception]:
+def _culprit(thing: object, place: str, error: Exception, depth: int = 4) -> tuple[str, Exception]:
     """Return the innermost part of a function that cannot be pickled, in words, and why."""
     found = _first_unpicklable(_parts_of(thing)) if depth else None
     if found is None:
@@ -518,9 +513,9 @@ def _culprit(thing: Any, place: str, error: Exception, depth: int = 4) -> tuple[
     return _culprit(_parts_of(thing)[name], f"{place}: {name}", inner, depth - 1)
 
 
-def _parts_of(thing: Any) -> dict[str, Any]:
+def _parts_of(thing: Any) -> dict[str, object]:
     """Return what is pickled with a thing, by name."""
-    parts: dict[str, Any] = {}
+    parts: dict[str, object] = {}
     if isinstance(thing, functools.partial):
         parts |= {"the function": thing.func, **{f"argument {i}": value for i, value in enumerate(thing.args)}}
         parts |= {f"argument {name!r}": value for name, value in thing.keywords.items()}

@@ -58,7 +58,7 @@ class _Live:
     memory: int | None
     kill_at: float | None = None
     note: str = ""
-    status: dict[str, Any] | None = None
+    status: dict[str, object] | None = None
 
 
 @final
@@ -66,7 +66,7 @@ class _Server:
     def __init__(self, control: socket.socket) -> None:
         self._control = control
         self._owner = os.getppid()
-        self._functions: list[Callable[..., Any]] = []
+        self._functions: list[Callable[..., object]] = []
         self._kept: set[int] = set()  # processes that the imports have started
         self._pools: Any = None  # finding the numeric libraries takes longer than a fork
         self._live: set[_Live] = set()
@@ -141,7 +141,7 @@ class _Server:
         except OSError:
             return  # the owner has given up; nothing depends on the answer
 
-    def _load(self, parts: list[bytearray], backend: str) -> dict[str, Any]:
+    def _load(self, parts: list[bytearray], backend: str) -> dict[str, object]:
         stdout = os.dup(1)
         null = os.open(os.devnull, os.O_WRONLY)
         os.dup2(null, 1)  # what the imports print, the owner has printed already
@@ -262,14 +262,14 @@ class _Server:
         return left
 
 
-def _tell(handle: socket.socket, note: dict[str, Any]) -> None:
+def _tell(handle: socket.socket, note: dict[str, object]) -> None:
     try:
         wire.send(handle, Kind.STATUS, wire.note(note))
     except OSError:
         return  # the owner no longer wants to know
 
 
-def _describe(code: int, note: str) -> dict[str, Any]:
+def _describe(code: int, note: str) -> dict[str, object]:
     """Return a wait status as a note."""
     exit_code = os.waitstatus_to_exitcode(code)
     if exit_code >= 0:

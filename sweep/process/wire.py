@@ -22,6 +22,7 @@ __all__ = [
     "CHILD_VARIABLE",
     "Frame",
     "Kind",
+    "NotSendable",
     "Stream",
     "dump",
     "dump_error",
@@ -74,23 +75,31 @@ class Frame(NamedTuple):
         return json.loads(self.parts[0])
 
 
-def note(value: Any) -> bytes:
+@final
+class NotSendable(Exception):
+    """A value cannot be pickled; says why as pickle does."""
+
+
+def note(value: object) -> bytes:
     """Return plain data as the bytes of a note."""
     return json.dumps(value, separators=(",", ":")).encode()
 
 
-def dump(value: Any) -> list[bytes | memoryview]:
+def dump(value: object) -> list[bytes | memoryview]:
     """Return a value as parts of a frame.
 
     Raises:
-        Exception: Whatever pickling it raises.
+        NotSendable: It cannot be pickled.
     """
     buffers: list[pickle.PickleBuffer] = []
-    data = cloudpickle.dumps(value, protocol=5, buffer_callback=buffers.append)
     try:
-        return [data, *(buffer.raw() for buffer in buffers)]
-    except BufferError:  # an array that is not contiguous stays inside the pickle
-        return [cloudpickle.dumps(value, protocol=5)]
+        data = cloudpickle.dumps(value, protocol=5, buffer_callback=buffers.append)
+        try:
+            return [data, *(buffer.raw() for buffer in buffers)]
+        except BufferError:  # an array that is not contiguous stays inside the pickle
+            return [cloudpickle.dumps(value, protocol=5)]
+    except Exception as error:  # classes say how they are pickled, so they may raise anything
+        raise NotSendable(str(error)) from error
 
 
 def load(parts: Parts) -> Any:
