@@ -472,15 +472,48 @@ def _changed(value: Any, before: Any) -> bool:
     return value is not before and not (type(value) in (*_PLAIN, set) and value == before)
 
 
-# How a known value types an explicit one: what it is, in words; whether a value fits; what it becomes.
-_RULES: tuple[tuple[tuple[type, ...], str, Callable[[object], bool], Callable[[Any, Any], object]], ...] = (
-    ((str,), "text", lambda value: isinstance(value, str), lambda value, known: value),
-    ((bool,), "true or false", lambda value: value in (0, 1), lambda value, known: bool(value)),
-    ((float,), "a number", lambda value: type(value) in (int, float), lambda value, known: float(value)),
-    ((int,), "a number", lambda value: type(value) in (int, float), lambda value, known: value),
-    ((list, tuple), "a list", lambda value: isinstance(value, list | tuple), lambda value, known: type(known)(value)),
-    ((PurePath,), "a path", lambda value: isinstance(value, str), lambda value, known: type(known)(value)),
-)
+@dataclass(frozen=True, slots=True)
+class _Rule:
+    """How a known value types an explicit one."""
+
+    words: str  # what it is
+    fits: Callable[[Any], bool]
+    convert: Callable[[Any], object]
+
+
+def _rule_of(known: object) -> _Rule | None:
+    """Return the rule of a known value; None where anything may stand."""
+    match known:
+        case str():
+            return _Rule("text", lambda value: isinstance(value, str), lambda value: value)
+        case bool():
+            return _Rule("true or false", lambda value: value in (0, 1), bool)
+        case float():
+            return _Rule("a number", _is_number, float)
+        case int():  # 1e3 is 1000; 0.5 over a 0 is meant
+            return _Rule("a number", _is_number, lambda value: int(value) if value % 1 == 0 else value)
+        case list() | tuple():
+            item, kind = _rule_of_items(known), type(known)
+            return _Rule(
+                "a list",
+                lambda value: isinstance(value, list | tuple) and (item is None or all(map(item.fits, value))),
+                lambda value: kind(value if item is None else map(item.convert, value)),
+            )
+        case PurePath():
+            return _Rule("a path", lambda value: isinstance(value, str), type(known))
+    return None
+
+
+def _rule_of_items(known: Sequence[object]) -> _Rule | None:
+    """Return the rule for each item of a list of numbers, or of truths; one fraction among them makes all fractions."""
+    kinds = {type(one) for one in known}
+    if kinds == {int, float}:
+        return _rule_of(0.0)
+    return _rule_of(known[0]) if len(kinds) == 1 and kinds <= {bool, int, float} else None
+
+
+def _is_number(value: object) -> bool:
+    return type(value) in (int, float)
 
 
 def _coerced(item: Assignment, known: object) -> object:
@@ -489,25 +522,12 @@ def _coerced(item: Assignment, known: object) -> object:
     Raises:
         ConfigError: It cannot be of that type.
     """
-    value = item.value
-    if known is REMOVED or known is None or value is None:
+    value, rule = item.value, _rule_of(known)
+    if rule is None or value is None:
         return value
     if isinstance(known, str) and item.text is not None:
         return value if isinstance(value, str) else item.text  # where text stands, all that is written is text
-    for kinds, words, fits, convert in _RULES:
-        if isinstance(known, kinds):
-            if fits(value) and not _has_strange_text(value, known):
-                return convert(value, known)
-            shown = item.text if item.text is not None else repr(value)
-            raise ConfigError(
-                f"{item.source!r}: {dotted(item.path)!r} is {words} ({known!r}), got {shown}{range_hint(shown)}"
-            )
-    return value
-
-
-def _has_strange_text(value: Any, known: object) -> bool:
-    """Whether text stands in a list that overrides a list of numbers."""
-    if not isinstance(known, list | tuple) or not known:
-        return False
-    numbers = all(isinstance(one, int | float) for one in known)
-    return numbers and any(isinstance(one, str) for one in value)
+    if rule.fits(value):
+        return rule.convert(value)
+    shown = item.text if item.text is not None else repr(value)
+    raise ConfigError(f"{item.source!r}: {dotted(item.path)!r} is {rule.words} ({known!r}), got {shown}{range_hint(shown)}")

@@ -326,6 +326,48 @@ def test_values_of_the_wrong_type(word: str, said: str, tmp_path: Path, monkeypa
     assert list(tmp_path.iterdir()) == []
 
 
+@pytest.mark.parametrize(
+    ("word", "value"),
+    [
+        ("flag=1", True),
+        ("flag=0", False),
+        ("n=1e3", 1000),
+        ("n=3.0", 3),
+        ("n=0.5", 0.5),
+        ("n=99999999999999999999999", 99999999999999999999999),
+        ("n=inf", float("inf")),
+        ("x=1", 1.0),
+        ("whole=[1e3,2]", [1000, 2]),
+        ("parts=(1,2)", [1.0, 2.0]),
+        ("mixed=[1,2]", [1.0, 2.0]),
+        ("truths=[1,false]", [True, False]),
+        ("names=[1,true]", [1, True]),
+        ("flag=2", "true or false"),
+        ("flag=yes", "true or false"),
+        ("n=true", "a number"),
+        ("n=ten", "a number"),
+        ("parts=[true]", "a list"),
+        ("whole=[a]", "a list"),
+        ("truths=[2]", "a list"),
+    ],
+)
+def test_a_known_value_gives_its_type(word: str, value: Any) -> None:
+    scope = Scope()
+
+    @scope.observe(default=True)
+    def defaults(cfg: ADict) -> None:
+        cfg.update(flag=False, n=3, x=0.5, whole=[1, 2], parts=[0.5], mixed=[1, 0.5], truths=[True], names=["a"])
+
+    if isinstance(value, str):
+        with pytest.raises(ConfigError, match=f"is {value}"):
+            scope.resolve([word])
+        return
+    found = scope.resolve([word])[word.partition("=")[0]]
+    kinds = [type(one) for one in found] if isinstance(found, list) else type(found)
+    assert found == value
+    assert kinds == ([type(one) for one in value] if isinstance(value, list) else type(value))
+
+
 def test_a_key_that_only_a_lazy_view_knows_is_typed_too(tmp_path: Path) -> None:
     scope = Scope()
 
