@@ -22,7 +22,7 @@ from sweep.threads import current_loop_thread
 __all__ = ["Deferred", "in_event_loop", "launch"]
 
 D = TypeVar("D", bound="Deferred")
-Main = Callable[[], Awaitable[Any]]
+Main = Callable[[], Awaitable[object]]
 
 
 @final

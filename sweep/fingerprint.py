@@ -164,13 +164,13 @@ class _Walk:
 
     # what a callable is
 
-    def describe(self, what: Any) -> str:
+    def describe(self, what: object) -> str:
         """Return the description of a callable, and reach what it uses."""
         if isinstance(what, functools.partial):
             bound = self._value((what.args, what.keywords), 0)
             return f"partial({self.describe(what.func)},{bound})"
         if isinstance(what, types.MethodType):
-            function: Any = what.__func__
+            function: object = what.__func__
             if not isinstance(function, types.FunctionType):
                 return f"method({self.describe(function)})"
             return f"method({self._function(function, _class_of_self(what.__self__))})"
@@ -267,7 +267,7 @@ class _Walk:
                 describe = functools.partial(self._member, name, member, owner)
                 self._reach((id(base), name, owner), member, describe)
 
-    def _member(self, name: str, member: Any, owner: type) -> str:
+    def _member(self, name: str, member: object, owner: type) -> str:
         for function in _functions_in(member):
             self._reach((function.__code__, owner), function, functools.partial(self._function, function, owner))
         plain = not list(_functions_in(member))
@@ -297,7 +297,7 @@ class _Walk:
             return f"module:{value.__name__}"
         return self._live(value, depth)
 
-    def _live(self, value: Any, depth: int) -> str:
+    def _live(self, value: object, depth: int) -> str:
         """Describe functions, classes and instances; each once, so that cycles end."""
         kind = type(value)
         if id(value) in self._seen:
@@ -560,9 +560,9 @@ def _class_of_self(owner: object) -> type:
     return owner if isinstance(owner, type) else type(owner)
 
 
-def _functions_in(member: Any) -> Iterator[types.FunctionType]:
+def _functions_in(member: object) -> Iterator[types.FunctionType]:
     """Yield the functions inside a member of a class: itself, or those of a property or descriptor."""
-    candidates: list[Any]
+    candidates: list[object]
     if isinstance(member, property):
         candidates = [member.fget, member.fset]
     elif isinstance(member, functools.cached_property):
@@ -597,7 +597,7 @@ def _closure(function: types.FunctionType) -> dict[str, object]:
     return captured
 
 
-def _unwrapped(function: Any) -> Any:
+def _unwrapped(function: object) -> object:
     """Return the function that a partial, method, wrapper or callable object comes down to."""
     while True:
         if isinstance(function, functools.partial):
@@ -610,7 +610,7 @@ def _unwrapped(function: Any) -> Any:
             return function
 
 
-def _file_of(what: Any) -> str:
+def _file_of(what: object) -> str:
     """Return the source file of a function or class.
 
     A script's own path may be relative to a directory that is not the current
@@ -626,7 +626,7 @@ def _file_of(what: Any) -> str:
     return next((_file_of(method) for method in methods if method.__module__ == what.__module__), "")
 
 
-def _name_of(what: Any) -> str:
+def _name_of(what: object) -> str:
     """Return the qualified name of something whose code cannot be seen, or that of its type."""
     named = what if hasattr(what, "__qualname__") else type(what)
     return f"{getattr(named, '__module__', None) or 'builtins'}.{named.__qualname__}"

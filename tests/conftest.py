@@ -33,6 +33,6 @@ def store_path(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     """The default store of each test: a file of its own, never the developer's."""
     path = tmp_path / "sweep.db"
     monkeypatch.setenv("SWEEP_STORE", str(path))
-    for name in ("SWEEP_RESUME", "SWEEP_ENTRY"):
+    for name in ("SWEEP_RESUME", "SWEEP_ENTRY", "SWEEP_QUIET", "SWEEP_DEBUG"):
         monkeypatch.delenv(name, raising=False)
     return path

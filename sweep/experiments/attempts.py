@@ -12,7 +12,7 @@ from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from contextvars import ContextVar
 from functools import partial
-from typing import Any, Protocol, final
+from typing import Protocol, final
 
 import anyio
 import anyio.lowlevel
@@ -89,8 +89,8 @@ class Attempts:
         resources: Resources,
         *,
         repeats: int = 1,
-        hooks: tuple[Mapping[str, Any], ...] = (),
-        owner: Any = None,
+        hooks: tuple[Mapping[str, object], ...] = (),
+        owner: object = None,
         tells_pauses: bool = True,
         may_follow: bool = False,
     ) -> None:
@@ -138,7 +138,7 @@ class Attempts:
     async def _one(self, start: ev.Start) -> None:
         clock, desk = current_clock(), self.desk
         kind: ev.Kind = "completed"
-        value: Any = None
+        value: object = None
         error: str | None = None
         with anyio.CancelScope() as scope:
             turn = Turn(start, self._purse_of(start), scope, clock.now())
@@ -176,7 +176,7 @@ class Attempts:
 
     # ------------------------------------------------------------ how it ends
 
-    def _end(self, start: ev.Start, turn: Turn, kind: ev.Kind, value: Any, error: str | None = None) -> tuple[ev.Ended, float]:
+    def _end(self, start: ev.Start, turn: Turn, kind: ev.Kind, value: object, error: str | None = None) -> tuple[ev.Ended, float]:
         """Return the end of an attempt: its cost is what the sweeps inside it spent, else the seconds worked on it."""
         clock, cost = current_clock(), turn.purse.cost
         counted = cost - self.desk.conductor.machine.charged(start.trial.number, start.run) if cost else 0.0
@@ -206,7 +206,7 @@ class Attempts:
 
     # ------------------------------------------------------------ one after the other
 
-    def _follow(self, turn: Turn, value: Any) -> bool:
+    def _follow(self, turn: Turn, value: object) -> bool:
         """Submit what an attempt came to, where it ran, and go on with the next if it may follow at once."""
         plain, problem = as_numbers(value)
         desk = self.desk
@@ -235,7 +235,7 @@ class Attempts:
 
     # ------------------------------------------------------------ the call and what surrounds it
 
-    async def _call(self, start: ev.Start, turn: Turn) -> Any:
+    async def _call(self, start: ev.Start, turn: Turn) -> object:
         trial, objective, executor = start.trial, self.objective, self.desk.executor
         resources = self.desk.conductor.scheduler.allocate_resources(trial) or self.resources
         act, session = self._activation(start, resources)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping, Sequence
-from typing import Any, TypeAlias, final
+from typing import TypeAlias, final
 
 from sweep.experiments import events as ev
 from sweep.experiments.standing import COST, values_of
@@ -59,7 +59,7 @@ class Run:
         self.live = self.done = False
         self.checkpoint: str | None = None
         self.next: tuple[int, str] | None = None
-        self.value: Any = None
+        self.value: object = None
         self.cost = 0.0
 
     def keep(self, step: int, reference: str) -> int:

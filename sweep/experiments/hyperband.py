@@ -176,7 +176,7 @@ class _Rounds:
     """The objective of the sweep: round after round until the scheduler lets it go no further."""
 
     def __init__(
-        self, function: Callable[..., float], base: Mapping[str, Any], rounds: int, evaluate: Callable[[ADict], float]
+        self, function: Callable[..., float], base: Mapping[str, object], rounds: int, evaluate: Callable[[ADict], float]
     ) -> None:
         self._function, self._base, self._rounds, self._evaluate = function, base, rounds, evaluate
         self.__name__ = function.__name__

@@ -8,7 +8,6 @@ import sys
 from collections.abc import Mapping
 from functools import partial
 from pathlib import PurePath
-from typing import Any
 
 from sweep.errors import NotStorable
 from sweep.fingerprint import structure_hash
@@ -21,7 +20,7 @@ _MISSING = object()
 _HEAVY = 1 << 20
 
 
-def identity_of(value: Any) -> Any:
+def identity_of(value: object) -> object:
     """Return a value as plain JSON data that changes when, and only when, its meaning does.
 
     Objects are their class and constructor arguments, functions their qualified name (their
@@ -50,7 +49,7 @@ def identity_of(value: Any) -> Any:
     return {type(value).__qualname__: _content_of(value) or identity_of(constructor_arguments(value))}
 
 
-def is_heavy(value: Any) -> bool:
+def is_heavy(value: object) -> bool:
     """Whether :func:`identity_of` a value takes so long that it belongs into a thread: it hashes a large array."""
     if isinstance(value, Mapping):
         return any(map(is_heavy, value.values()))
@@ -60,7 +59,7 @@ def is_heavy(value: Any) -> bool:
     return isinstance(size, int) and size > _HEAVY
 
 
-def _content_of(value: Any) -> str | None:
+def _content_of(value: object) -> str | None:
     """Return a hash of what a value holds, where it is one (bytes, a date, an array), and no object of a user's."""
     if type(value) not in EXACT_TYPES and type(value).__module__.partition(".")[0] not in ("numpy", "torch"):
         return None
@@ -70,7 +69,7 @@ def _content_of(value: Any) -> str | None:
         return None
 
 
-def _module_of(value: Any) -> str:
+def _module_of(value: object) -> str:
     """Return the module of a class or function, by one name however the file was entered.
 
     ``python train.py`` calls it ``__main__``, an import ``train``; a notebook has no name for it.
@@ -85,11 +84,11 @@ def _module_of(value: Any) -> str:
     return "" if file is None else PurePath(file).stem
 
 
-def constructor_arguments(instance: Any) -> dict[str, Any]:
+def constructor_arguments(instance: object) -> dict[str, object]:
     """Return an object's constructor arguments, read from attributes of the same names."""
     if hasattr(instance, "model_dump"):
         return dict(instance.model_dump(mode="json"))
-    found: dict[str, Any] = {}
+    found: dict[str, object] = {}
     try:
         parameters = inspect.signature(type(instance)).parameters.values()
     except (TypeError, ValueError):

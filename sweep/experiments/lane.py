@@ -9,8 +9,8 @@ from __future__ import annotations
 
 import threading
 from collections import deque
-from collections.abc import Callable, Sequence
-from contextlib import AbstractContextManager
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import AbstractContextManager, contextmanager
 from typing import Any, final
 
 import anyio
@@ -42,13 +42,13 @@ class Lane:
         self._calls: deque[ev.Ask | ev.Observe] = deque()
         self._wake = anyio.Event()
 
-    def predictor(self) -> Callable[..., Any] | None:
+    def predictor(self) -> Callable[..., object] | None:
         """Return the optimizer's ``predict``, which waits its turn while another call works; None if it has none."""
         predict = getattr(self.optimizer, "predict", None)
         if predict is None:
             return None
 
-        def in_turn(trials: Sequence[Any], resource: float) -> Any:
+        def in_turn(trials: Sequence[object], resource: float) -> object:
             with self._turn:
                 return predict(trials, resource)
 
@@ -81,7 +81,7 @@ class Lane:
     async def work(
         self,
         threads: WorkerThreads,
-        hold: Callable[[], AbstractContextManager[Any]],
+        hold: Callable[[], AbstractContextManager[object]],
         answer: Callable[[ev.Ask, Sequence[Trial]], object],
     ) -> None:
         """Perform what was put here, until cancelled.
@@ -105,20 +105,19 @@ class Lane:
                     answer(effect, trials)
 
     def _observe(self, effect: ev.Observe) -> None:
-        try:
-            with self._turn:
-                self.optimizer.observe(effect.trial, effect.result)
-        except Exception as error:
-            self._blame(error, "observe")
-            raise
+        with self._working("observe"):
+            self.optimizer.observe(effect.trial, effect.result)
 
     def _suggest(self, n: int) -> list[Trial]:
-        try:
-            with self._turn:
-                return self.optimizer.suggest(n)
-        except Exception as error:
-            self._blame(error, "suggest")
-            raise
+        with self._working("suggest"):
+            return self.optimizer.suggest(n)
 
-    def _blame(self, error: Exception, method: str) -> None:
-        error.add_note(f"in {method}() of the optimizer {type(self.optimizer).__name__}")
+    @contextmanager
+    def _working(self, method: str) -> Iterator[None]:
+        """Let one call of the optimizer work at a time; what it raises says which it was."""
+        with self._turn:
+            try:
+                yield
+            except Exception as error:
+                error.add_note(f"in {method}() of the optimizer {type(self.optimizer).__name__}")
+                raise

@@ -63,7 +63,7 @@ class Rules:
     max_resource: int | None = None
     smoke: bool = False
     path: str = ""
-    enqueue: Sequence[Mapping[str, Any]] = ()
+    enqueue: Sequence[Mapping[str, object]] = ()
 
 
 @final
@@ -440,7 +440,7 @@ class Ledger:
 
 
 _Handler: TypeAlias = Callable[[Ledger, Any, list[ev.Effect], Sequence[Trial]], bool]
-_HANDLERS: dict[type[Any], _Handler] = {
+_HANDLERS: dict[type[object], _Handler] = {
     ev.Opened: Ledger._opened,
     ev.BudgetSet: Ledger._budget_set,
     ev.Imported: Ledger._imported,

@@ -28,7 +28,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterable, Sequence
-from typing import Any, final
+from typing import final
 
 from sweep.experiments import events as ev
 from sweep.experiments.entries import Run
@@ -214,7 +214,7 @@ class Machine:
         limit = self._ledger.budget.seconds
         return math.inf if limit is None else max(0.0, limit - self._ledger.elapsed)
 
-    def progress(self) -> dict[str, Any]:
+    def progress(self) -> dict[str, object]:
         """Return in a few numbers how far the sweep is, for people who watch."""
         standing, best = self.standing, self.standing.best
         waiting = standing.counts[Status.PENDING] + standing.counts[Status.RUNNING]

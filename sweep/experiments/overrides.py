@@ -9,13 +9,15 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from sweep.config.adict import dotted
-from sweep.config.commandline import Assignment, search_range
+from sweep.config.commandline import RANGES, Assignment, search_range
 from sweep.errors import ConfigError, SweepError, UnknownName
 from sweep.experiments.base import argument_types
 from sweep.experiments.building import build, unknown_argument
 from sweep.experiments.given import Given, typed
-from sweep.experiments.objective import Objective
-from sweep.space import Constant
+from sweep.experiments.objective import Objective, value_type
+from sweep.pipeline.annotations import describe, peel
+from sweep.pipeline.subtypes import Verdict, subtype
+from sweep.space import Constant, Distribution
 
 __all__ = ["SETTINGS", "given_settings", "given_space", "given_strategy"]
 
@@ -85,9 +87,31 @@ def given_space(
 
 
 def _distribution(item: Assignment, annotation: object) -> object:
+    """Return the range or the constant that a word means, or refuse it by name."""
     text = item.text if item.text is not None else item.value
     found = search_range(item.source, text.strip()) if isinstance(text, str) else None
+    if len(item.path) > 1:
+        return found or Constant(item.value)
     if found is not None:
+        _check_kind(item, found, annotation)
         return found
-    return Constant(item.value if len(item.path) > 1 else typed(str(item.path[0]), [item], annotation))
+    try:
+        return Constant(typed(str(item.path[0]), [item], annotation))
+    except ConfigError as error:
+        name, sign, _ = str(text).partition("(")
+        if sign and name.isidentifier():
+            raise UnknownName("range", name, RANGES, repr(item.source)) from error
+        raise
 
+
+def _check_kind(item: Assignment, found: Distribution, annotation: Any) -> None:
+    """Refuse a range whose values the parameter cannot take; whole numbers and truths take no continuous ones."""
+    given, wanted = value_type(found), peel(annotation)
+    continuous = given is float and not hasattr(found, "options")
+    if subtype(given, annotation) is not Verdict.REFUTED and not (continuous and wanted in (int, bool)):
+        return
+    hint = "; ranges of whole numbers are int(1,8), log(1,8) and 1,2,4" if wanted is int else ""
+    hint = "; write false,true" if wanted is bool else hint
+    raise ConfigError(
+        f"{item.source!r}: {dotted(item.path)!r} is {describe(annotation)}, but the range gives {describe(given)}{hint}"
+    )

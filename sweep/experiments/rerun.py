@@ -5,7 +5,6 @@ from __future__ import annotations
 import json
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any
 
 from sweep.errors import RunNotFound
 from sweep.executors.base import Task
@@ -62,7 +61,7 @@ def _trial(store: Store, sweep: RunRow, number: int) -> RunRow:
     raise RunNotFound(f"{sweep.segment}/trial[{number}]", str(store.path), [f"{sweep.segment}/{row.segment}" for row in found])
 
 
-async def _call(root: Root, opened: Opened, sweep: Sweep, params: Mapping[str, Any], number: int) -> Any:
+async def _call(root: Root, opened: Opened, sweep: Sweep, params: Mapping[str, object], number: int) -> object:
     handle, callee, executor, resources = opened.handle, sweep.objective, sweep.executor, sweep.resources
     facts = {"run_id": handle.run_id, "path": handle.path, "trial": number, "attempt": 1, "step": 0, "seed": handle.seed}
     directory = handle.store.run_directory(handle.run_id)
@@ -80,7 +79,7 @@ async def _call(root: Root, opened: Opened, sweep: Sweep, params: Mapping[str, A
         ACTIVATION.reset(token)
 
 
-def _result(opened: Opened, goals: tuple[Goal, ...], value: Any) -> RunResult:
+def _result(opened: Opened, goals: tuple[Goal, ...], value: object) -> RunResult:
     """Keep the score with the run, and return what it came to."""
     handle = opened.handle
     query = "SELECT name, value, step FROM metric WHERE run_id=? ORDER BY id"

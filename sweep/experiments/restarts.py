@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-from typing import Any
-
 from sweep.experiments.objective import FunctionObjective
 
 __all__ = ["PAUSED_WITHOUT_CHECKPOINT", "restart_notice"]
@@ -14,7 +12,7 @@ PAUSED_WITHOUT_CHECKPOINT = (
 )
 
 
-def restart_notice(objective: Any, scheduler: Any) -> str | None:
+def restart_notice(objective: object, scheduler: object) -> str | None:
     """Return in one line that paused trials begin anew, where that is known before anything runs, or None.
 
     Args:

@@ -8,7 +8,7 @@ from typing import Any
 __all__ = ["columns", "short", "summary_table"]
 
 
-def short(value: Any) -> str:
+def short(value: object) -> str:
     """Return a value in a few characters."""
     if isinstance(value, float):
         return f"{value:.4g}"
