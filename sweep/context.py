@@ -140,7 +140,8 @@ class Context:
         """Keep a checkpoint; call it before the report it belongs to.
 
         The two are committed together: at once where the scheduler decides something, else within a second. What
-        a crash takes before that is as if the trial had not come so far.
+        a crash takes before that is as if the trial had not come so far. Arrays are written before this returns: in an
+        async objective of a sweep large ones let everything else wait, so a sync objective suits them better.
 
         Args:
             value: Plain data, arrays, tensors, state dicts, pydantic models, dataclasses, nested at will.
