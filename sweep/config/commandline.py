@@ -19,13 +19,13 @@ import inspect
 import math
 import os
 import re
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, NoReturn, final
 
 from sweep.config import files
 from sweep.config.adict import leaves
-from sweep.errors import ConfigError, UnknownName, near_miss
+from sweep.errors import ConfigError, SpaceError, UnknownName, near_miss
 
 if TYPE_CHECKING:
     from argparse import ArgumentParser
@@ -33,6 +33,7 @@ if TYPE_CHECKING:
     from sweep.space import Distribution
 
 __all__ = [
+    "RANGES",
     "Arguments",
     "Assignment",
     "Explicit",
@@ -63,7 +64,7 @@ _FLOAT = re.compile(r"[+-]?(?:[0-9]+\.[0-9]*(?:[eE][+-]?[0-9]+)?|\.[0-9]+(?:[eE]
 _CLOSING = {"[": "]", "(": ")", "{": "}"}
 _DEEPEST = 64
 _KEY = re.compile(r"[^\s.=\[\]-][^\s.=\[\]]*(?:\.[^\s.=\[\]]+)*")
-_RANGES = {
+RANGES = {
     "uniform": "Uniform",
     "log": "LogUniform",
     "loguniform": "LogUniform",
@@ -451,35 +452,41 @@ def search_range(word: str, text: str) -> Distribution | None:
         text: The value as written.
 
     Raises:
-        ConfigError: A range with wrong arguments; a range function that nobody knows.
+        ConfigError: A range with wrong arguments; a range function that nobody knows. It names ``word``.
     """
     match = _RANGE.fullmatch(text)
+    if match is None and text.partition("(")[0] in RANGES and "(" in text:
+        raise ConfigError(f"{word!r}: the closing ) is missing, or something follows it")
     items = _items(match.group(2) if match else text)
     if items is None:
         return None
     arguments, named = items
     if match is None:
-        return _range_class("choice", ())(arguments) if len(arguments) > 1 and not named else None
+        return _range("choice", arguments, {}, word) if len(arguments) > 1 and not named else None
     name = match.group(1)
-    if name not in _RANGES:
-        if len(arguments) > 1 and near_miss(name, _RANGES) is not None:
-            raise UnknownName("range", name, _RANGES, word)
-        return None
-    kind = _range_class(name, arguments)
+    if name in RANGES:
+        return _range(name, arguments, named, word)
+    if len(arguments) > 1 and near_miss(name, RANGES) is not None:
+        raise UnknownName("range", name, RANGES, word)
+    return None
+
+
+def _range(name: str, arguments: Sequence[object], named: Mapping[str, object], word: str) -> Distribution:
+    """Return a range that has been found right by itself."""
+    from sweep import space
+
+    whole = name == "log" and all(type(bound) is int for bound in arguments[:2])
+    kind = getattr(space, "LogInteger" if whole else RANGES[name])
     try:
         found: Distribution = kind(arguments, **named) if name in ("choice", "ordinal") else kind(*arguments, **named)
+        space.SearchSpace({"it": found})
     except TypeError as error:
         known = inspect.signature(kind).parameters.values()
         takes = [f"[{one.name}=]" if one.default is not one.empty else one.name for one in known if one.name != "when"]
         raise ConfigError(f"{word!r}: expected {name}({', '.join(takes)})") from error
+    except SpaceError as error:
+        raise ConfigError(f"{word!r}: {'; '.join(problem for _, problem in error.problems)}") from error
     return found
-
-
-def _range_class(name: str, arguments: Sequence[object]) -> Any:
-    from sweep import space
-
-    whole = name == "log" and all(type(bound) is int for bound in arguments[:2])
-    return getattr(space, "LogInteger" if whole else _RANGES[name])
 
 
 def _items(text: str) -> tuple[list[object], dict[str, object]] | None:

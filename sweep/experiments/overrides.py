@@ -5,6 +5,7 @@ A range searches a parameter (``lr=log(1e-5,1e-1)``, ``depth=50,101``), a plain 
 
 from __future__ import annotations
 
+import re
 from collections.abc import Mapping, Sequence
 from typing import Any
 
@@ -20,6 +21,8 @@ from sweep.pipeline.subtypes import Verdict, subtype
 from sweep.space import Constant, Distribution
 
 __all__ = ["SETTINGS", "given_settings", "given_space", "given_strategy"]
+
+_RANGES_OF: dict[object, str] = {int: "int(1,8)", float: "uniform(0,1)", bool: "false,true", str: "%1%,%2%"}  # an example of each kind
 
 SETTINGS = ("metric", "mode", "workers", "seed", "repeats", "retries", "max_failures", "init_from")
 
@@ -80,7 +83,9 @@ def given_space(
     found: dict[str, object] = {}
     for head, items in given.items():
         if head not in heads and taken is not None and head not in taken:
-            raise UnknownName("key", dotted(items[0].path), {*taken, *space, *settings}, repr(items[0].source))
+            inside = "; what runs inside a trial is given the trial's parameters, and no config of its own"
+            where = repr(items[0].source) + (inside if len(items[0].path) > 1 else "")
+            raise UnknownName("key", dotted(items[0].path), {*taken, *space, *settings}, where)
         for item in items:
             found[dotted(item.path)] = _distribution(item, (taken or {}).get(head, Any))
     return found
@@ -91,6 +96,8 @@ def _distribution(item: Assignment, annotation: object) -> object:
     text = item.text if item.text is not None else item.value
     found = search_range(item.source, text.strip()) if isinstance(text, str) else None
     if len(item.path) > 1:
+        if peel(annotation) in _RANGES_OF:
+            raise ConfigError(f"{item.source!r}: {item.path[0]!r} is {describe(annotation)}, no group")
         return found or Constant(item.value)
     if found is not None:
         _check_kind(item, found, annotation)
@@ -98,9 +105,9 @@ def _distribution(item: Assignment, annotation: object) -> object:
     try:
         return Constant(typed(str(item.path[0]), [item], annotation))
     except ConfigError as error:
-        name, sign, _ = str(text).partition("(")
-        if sign and name.isidentifier():
-            raise UnknownName("range", name, RANGES, repr(item.source)) from error
+        match = re.fullmatch(r"([a-z]+)\(.*\)", str(text))
+        if match is not None:
+            raise UnknownName("range", match.group(1), RANGES, repr(item.source)) from error
         raise
 
 
@@ -110,8 +117,8 @@ def _check_kind(item: Assignment, found: Distribution, annotation: Any) -> None:
     continuous = given is float and not hasattr(found, "options")
     if subtype(given, annotation) is not Verdict.REFUTED and not (continuous and wanted in (int, bool)):
         return
-    hint = "; ranges of whole numbers are int(1,8), log(1,8) and 1,2,4" if wanted is int else ""
-    hint = "; write false,true" if wanted is bool else hint
+    key, hint = dotted(item.path), _RANGES_OF.get(wanted)
+    instead = f"; write for example {key}={hint}" if hint else ""
     raise ConfigError(
-        f"{item.source!r}: {dotted(item.path)!r} is {describe(annotation)}, but the range gives {describe(given)}{hint}"
+        f"{item.source!r}: {key!r} is {describe(annotation)}, but the range gives {describe(given)}{instead}"
     )

@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import json
 import math
+import re
 from typing import Any
 
 import pytest
@@ -118,6 +119,21 @@ def test_malformed_keys(word: str) -> None:
         parse_arguments([word])
     with pytest.raises(ConfigError, match="needs a file"):
         parse_arguments(["--config"])
+
+
+@pytest.mark.parametrize(
+    ("word", "problem"),
+    [
+        ("lr=log(1e-1,1e-5)", "low=0.1 is above high=1e-05"),
+        ("lr=log(0,1)", "needs low > 0"),
+        ("lr=uniform(a,b)", "low='a' .*expected a number; high='b'"),
+        ("lr=choice()", "no options"),
+        ("lr=uniform(0,1", r"the closing \) is missing"),
+    ],
+)
+def test_a_wrong_range_is_named_as_typed(word: str, problem: str) -> None:
+    with pytest.raises(ConfigError, match=f"^{re.escape(repr(word))}: .*{problem}"):
+        split_search(["big", word])
 
 
 def test_search_ranges_become_the_engines_objects() -> None:
