@@ -24,6 +24,7 @@ from sweep.space import (
     Distribution,
     Integer,
     LogInteger,
+    LogitUniform,
     LogNormal,
     LogUniform,
     Normal,
@@ -68,6 +69,7 @@ nums = st.integers(1, 4)
 distributions: st.SearchStrategy[Distribution] = st.one_of(
     st.builds(lambda b, n: Uniform(b[0], b[1], num=n), ordered(finite), nums),
     st.builds(lambda b, n: LogUniform(b[0], b[1], num=n), ordered(positive), nums),
+    st.builds(lambda b, n: LogitUniform(b[0], b[1], num=n), ordered(st.floats(5e-324, 1, exclude_max=True)), nums),
     st.builds(lambda b: Integer(*b), ordered(small)),
     st.builds(lambda low, step, n: Integer(low, low + step * n, step), small, st.integers(1, 9), nums),
     st.builds(lambda b: LogInteger(*b), ordered(st.integers(1, 60))),
@@ -128,6 +130,8 @@ def same_float(part: Distribution, value: float, back: float) -> bool:
         return math.isclose(back, value, rel_tol=1e-9) if part.high / part.low > 1.001 else part.contains(back)
     if isinstance(part, Normal):
         return abs(back - value) <= 1e-5 * part.std + 1e-14 * abs(value)
+    if isinstance(part, LogitUniform):
+        return abs(back - value) <= 1e-9 * min(value, 1 - value) + 3e-16 if part.high - part.low > 1e-3 else part.contains(back)
     assert isinstance(part, LogNormal)
     return abs(math.log(back) - math.log(value)) <= 1e-5 * part.std + 1e-13 * abs(math.log(value))
 
@@ -213,6 +217,23 @@ def test_samples_follow_their_distributions() -> None:
         if part == LogUniform(1e-300, 1e300):
             draws = [math.log10(x) for x in draws]
         assert stats.kstest(draws, law.cdf).pvalue > 0.01, part
+
+
+def test_log_odds_are_uniform() -> None:
+    """Nine, ninety-nine and 999 times as likely as not lie about evenly, whatever is near the other end."""
+    from scipy import stats
+
+    part = LogitUniform(0.1, 1 - 1e-5)
+    for u in (0.1, 0.5, 0.9):
+        odds = stats.loguniform(1 / 9, (1 - 1e-5) / 1e-5).ppf(u)
+        assert part.from_unit(u) == pytest.approx(odds / (1 + odds), rel=1e-12)
+        assert part.to_unit(part.from_unit(u)) == pytest.approx(u)
+    nines = [part.to_unit(1 - 10.0**-n) for n in range(1, 6)]
+    steps = [later - earlier for earlier, later in itertools.pairwise(nines)]
+    assert steps == pytest.approx([steps[-1]] * 4, rel=0.05)
+    half = SearchSpace({"p": LogitUniform(0.01, 0.99)})
+    assert half.perturb({"p": 0.9}, random.Random(0), [2.0])["p"] == pytest.approx(18 / 19)  # odds of 9 are doubled
+    assert half.perturb({"p": 0.985}, random.Random(0), [9.0])["p"] == 0.99
 
 
 def test_units_are_cumulative_probabilities() -> None:

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any, ClassVar, final
 from sweep.errors import MissingExtra, StrategyError, UnknownName, did_you_mean
 from sweep.optimizers.history import ModelOptimizer, Proposal, Record, State
 from sweep.optimizers.seeding import own_seed
-from sweep.space import Choice, Integer, LogNormal, LogUniform, Normal, SearchSpace, Uniform
+from sweep.space import Choice, Integer, SearchSpace
 from sweep.trial import Trial
 
 if TYPE_CHECKING:
@@ -23,7 +23,6 @@ __all__ = ["OptunaOptimizer"]
 
 Constraints = Callable[[Trial], Sequence[float]]
 
-_CONTINUOUS = (Uniform, LogUniform, Normal, LogNormal)
 _PRIVATE_NOTE = 256  # a text longer than this is a sampler's pickled state, not a note
 _SHARED_PARAMS = "relative_params:"  # how parallel Optuna workers tell each other; we know the parameters anyway
 
@@ -327,7 +326,7 @@ def _size(sampler: optuna.samplers.BaseSampler, space: SearchSpace) -> int | Non
     if isinstance(sampler, samplers.GridSampler):
         return int(sampler._n_min_trials)
     if isinstance(sampler, samplers.BruteForceSampler):
-        continuous = [name for name, part in space.items() if isinstance(part, _CONTINUOUS)]
+        continuous = [name for name, part in space.items() if part.continuous]
         if continuous:
             raise StrategyError(
                 f"BruteForceSampler cannot count the values of {continuous}; use GridOptimizer with num="

@@ -44,8 +44,8 @@ class Axis:
 
     Attributes:
         distribution: Optuna's counterpart. Options of a `Choice` stand for themselves where Optuna can tell them
-            apart, else for their place; those of an `Ordinal` are whole numbers; a `Normal` or `LogNormal` is
-            its unit interval.
+            apart, else for their place; those of an `Ordinal` are whole numbers; a scale that
+            Optuna lacks is its unit interval.
     """
 
     def __init__(self, part: Distribution) -> None:
@@ -53,7 +53,7 @@ class Axis:
         self._places: dict[Any, int] | None = None
         self._unit = False
         if isinstance(part, Uniform | LogUniform):
-            self.distribution: BaseDistribution = FloatDistribution(part.low, part.high, log=part.logarithmic)
+            self.distribution: BaseDistribution = FloatDistribution(part.low, part.high, log=isinstance(part, LogUniform))
         elif isinstance(part, Integer):
             high = part.high - (part.high - part.low) % part.step
             self.distribution = IntDistribution(part.low, high, step=part.step)
@@ -65,7 +65,7 @@ class Axis:
             self.distribution, self._unit = FloatDistribution(0.0, 1.0), True
 
     def _options(self, part: Choice | Ordinal) -> BaseDistribution:
-        options = part.options
+        options: Sequence[Any] = part.options
         itself = all(type(option) in _PLAIN for option in options) and len(set(options)) == len(options)
         if isinstance(part, Choice) and itself:
             return CategoricalDistribution(tuple(options))

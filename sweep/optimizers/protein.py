@@ -30,7 +30,8 @@ class ProteinOptimizer(OwnModelOptimizer):
     """Search for good scores at every cost: candidates round the Pareto front of score against cost.
 
     Two Gaussian processes (linear plus Matern-3/2 kernel, a length for each feature) predict score and logarithm of
-    cost, both in spans of what was seen. A candidate's rating is its predicted score times the
+    cost, both in spans of what was seen; each parameter on its own scale: linear, logarithmic, log odds (`LogitUniform`),
+    whole numbers, powers of two (an `Ordinal` of them). A candidate's rating is its predicted score times the
     closeness of its predicted cost to a target drawn anew for each suggestion between 0 and ``1 + expansion_rate``.
     The first suggestion is the centre. Pending trials count as the worst seen (constant liar). A failure
     is no score: it lowers the rating of candidates by the share of failures among their nearest neighbours.

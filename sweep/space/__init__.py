@@ -2,7 +2,7 @@
 
 from sweep.space.base import Distribution, RandomSource
 from sweep.space.naming import flatten, nest
-from sweep.space.numeric import Integer, LogInteger, LogNormal, LogUniform, Normal, Uniform
+from sweep.space.numeric import Integer, LogInteger, LogitUniform, LogNormal, LogUniform, Normal, Uniform
 from sweep.space.options import Choice, Constant, Ordinal
 from sweep.space.searchspace import SearchSpace
 
@@ -14,6 +14,7 @@ __all__ = [
     "LogInteger",
     "LogNormal",
     "LogUniform",
+    "LogitUniform",
     "Normal",
     "Ordinal",
     "RandomSource",

@@ -16,15 +16,15 @@ from collections.abc import Iterator, Sequence
 from collections.abc import Set as AbstractSet
 from dataclasses import MISSING, dataclass, field, fields
 from functools import cached_property
-from typing import Any, Protocol, TypeAlias
+from typing import Any, ClassVar, Protocol, TypeAlias
 
 from sweep.space.values import canonical, encode, plain
 
 __all__ = ["Conditions", "Distribution", "RandomSource", "When", "bin_of", "turned"]
 
-When: TypeAlias = tuple[str, Any] | Sequence[tuple[str, Any]] | None
+When: TypeAlias = tuple[str, object] | Sequence[tuple[str, object]] | None
 """``(parent, values)``, or a list of such pairs that must all hold; one value may stand without its list."""
-Conditions: TypeAlias = tuple[tuple[str, tuple[Any, ...]], ...]
+Conditions: TypeAlias = tuple[tuple[str, tuple[object, ...]], ...]
 """`When` in its one normal form: sorted pairs, values sorted and without repeats."""
 
 
@@ -43,8 +43,12 @@ class Distribution(ABC):
     Args:
         when: ``(parent, values)``: the parameter exists only where the parent has one of the values.
             Several such pairs in a list must all hold.
+
+    Attributes:
+        continuous: Whether there are more values than can be counted; then a grid needs ``num``.
     """
 
+    continuous: ClassVar[bool] = False
     when: When = field(default=(), kw_only=True)
 
     @cached_property
@@ -71,10 +75,10 @@ class Distribution(ABC):
         """Yield what is wrong with this definition, a sentence each."""
 
     @abstractmethod
-    def contains(self, value: Any) -> bool:
+    def contains(self, value: object) -> bool:
         """Whether ``value`` is in the domain, its type included."""
 
-    def cast(self, value: Any) -> Any:
+    def cast(self, value: object) -> Any:
         """Return ``value`` as plain data; where a float is due, an int becomes one."""
         return plain(value)
 
@@ -98,13 +102,13 @@ class Distribution(ABC):
     def grid(self) -> Sequence[Any] | None:
         """Return the distinct values of a grid, or None: continuous and without ``num``."""
 
-    def spec(self) -> dict[str, Any]:
+    def spec(self) -> dict[str, object]:
         """Return this distribution as JSON data, without what equals its default.
 
         Raises:
             ValueError: It holds what JSON cannot.
         """
-        data: dict[str, Any] = {"type": type(self).__name__}
+        data: dict[str, object] = {"type": type(self).__name__}
         for name, value in _given(self):
             data[name] = [encode(item) for item in value] if name == "options" else encode(value)
         if self.conditions:
@@ -133,7 +137,7 @@ class Distribution(ABC):
             shown.append(f"when={_show_when(self.when)}")
         return f"{type(self).__name__}({', '.join(shown)})"
 
-    def __getstate__(self) -> dict[str, Any]:
+    def __getstate__(self) -> dict[str, object]:
         return {part.name: getattr(self, part.name) for part in fields(self)}
 
 
@@ -145,19 +149,19 @@ def _given(of: Distribution) -> list[tuple[str, Any]]:
 
 
 def _read_when(when: When) -> Conditions:
-    found: dict[str, tuple[Any, ...]] = {}
+    found: dict[str, tuple[object, ...]] = {}
     for parent, values in _pairs(when):
         if parent in found:
             raise ValueError(f"when={when!r} names {parent!r} twice: write one pair with the values common to both")
-        several = isinstance(values, list | tuple | range | AbstractSet)
-        by_text = {canonical(value): value for value in plain(list(values) if several else [values])}
+        several = list(values) if isinstance(values, list | tuple | range | AbstractSet) else [values]
+        by_text = {canonical(value): value for value in plain(several)}
         if not by_text:
             raise ValueError(f"when={when!r} names no value of {parent!r}: it would never be active")
         found[parent] = tuple(by_text[text] for text in sorted(by_text))
     return tuple(sorted(found.items(), key=lambda pair: pair[0]))
 
 
-def _pairs(when: When) -> Sequence[tuple[str, Any]]:
+def _pairs(when: When) -> Sequence[tuple[str, object]]:
     if isinstance(when, tuple) and when and isinstance(when[0], str):
         when = [when]
     if not isinstance(when, list | tuple | None):

@@ -10,7 +10,7 @@ from typing import Any
 
 from sweep.errors import SpaceError, did_you_mean
 from sweep.space.base import Conditions, Distribution
-from sweep.space.numeric import Integer, LogInteger, LogNormal, LogUniform, Normal, Uniform
+from sweep.space.numeric import Integer, LogInteger, LogitUniform, LogNormal, LogUniform, Normal, Uniform
 from sweep.space.options import Choice, Constant, Ordinal
 from sweep.space.values import plain
 
@@ -19,7 +19,7 @@ __all__ = ["KINDS", "Problems", "read_definition", "refuse"]
 KINDS: Mapping[str, type[Distribution]] = MappingProxyType(
     {
         kind.__name__: kind
-        for kind in (Uniform, LogUniform, Integer, LogInteger, Choice, Ordinal, Normal, LogNormal, Constant)
+        for kind in (Uniform, LogUniform, LogitUniform, Integer, LogInteger, Choice, Ordinal, Normal, LogNormal, Constant)
     }
 )
 """Every distribution by the name it has in JSON; the set is closed."""
@@ -50,7 +50,7 @@ def refuse(what: str, problems: Problems) -> None:
     raise error
 
 
-def read_definition(mapping: Mapping[str, Any]) -> dict[str, Distribution]:
+def read_definition(mapping: Mapping[str, object]) -> dict[str, Distribution]:
     """Return the distributions of a search space by dotted name: sorted by name, parents before children.
 
     Conditions come out with the full names of their parents.
@@ -76,7 +76,7 @@ def read_definition(mapping: Mapping[str, Any]) -> dict[str, Distribution]:
     return {name: replace(found[name], when=resolved[name]) for name in order}
 
 
-def _walk(mapping: Mapping[Any, Any], prefix: str, found: dict[str, Distribution], problems: Problems) -> None:
+def _walk(mapping: Mapping[Any, object], prefix: str, found: dict[str, Distribution], problems: Problems) -> None:
     for part, value in mapping.items():
         name = f"{prefix}{part}"
         if not isinstance(part, str):
@@ -96,9 +96,9 @@ def _walk(mapping: Mapping[Any, Any], prefix: str, found: dict[str, Distribution
                 problems.append((name, str(error)))
 
 
-def _leaf(value: Any) -> Distribution:
-    if type(value) in KINDS.values():
-        return value  # type: ignore[no-any-return]  # the line above knows its type, mypy does not
+def _leaf(value: object) -> Distribution:
+    if isinstance(value, Distribution) and type(value) in KINDS.values():
+        return value
     if isinstance(value, Mapping):
         return _from_ato(value)
     value = plain(value)
@@ -113,7 +113,7 @@ def _leaf(value: Any) -> Distribution:
     raise ValueError(f"{shown} is no distribution: write one of {', '.join(KINDS)}{hint}, or a plain value")
 
 
-def _is_ato(value: Mapping[Any, Any]) -> bool:
+def _is_ato(value: Mapping[Any, object]) -> bool:
     return isinstance(value.get("param_type"), str)
 
 
@@ -178,16 +178,16 @@ def _candidates(name: str, parent: str) -> list[str]:
     return [parent, *nearest] if "." in parent else nearest
 
 
-def _parent_problems(parent: str, of: Distribution, values: Iterable[Any], faults: list[str]) -> list[str]:
+def _parent_problems(parent: str, of: Distribution, values: Iterable[object], faults: list[str]) -> list[str]:
     if faults:
         return []
-    if isinstance(of, Uniform | LogUniform | Normal | LogNormal):
+    if of.continuous:
         return [f"when: {parent!r} is continuous; a condition needs Choice, Ordinal, Integer or Constant"]
     wrong = []
     for value in values:
         if not of.contains(value):
-            texts = [option for option in of.grid() or () if isinstance(option, str)] if isinstance(value, str) else []
-            meant = did_you_mean(value, texts) if texts else ""
+            options = of.options if isinstance(of, Choice | Ordinal) and isinstance(value, str) else ()
+            meant = did_you_mean(str(value), [option for option in options if isinstance(option, str)])
             wrong.append(f"when: {parent!r} is never {value!r}, it is {of.expected}{meant}")
     return wrong
 

@@ -3,14 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Container, Mapping
-from typing import Any
 
 from sweep.errors import SpaceError
+from sweep.space.values import Params
 
 __all__ = ["flatten", "nest"]
 
 
-def nest(params: Mapping[str, Any]) -> dict[str, Any]:
+def nest(params: Mapping[str, object]) -> Params:
     """Group a flat mapping with dotted names into nested dicts.
 
     Raises:
@@ -20,7 +20,7 @@ def nest(params: Mapping[str, Any]) -> dict[str, Any]:
         >>> nest({"model.lr": 0.1, "model.depth": 3, "seed": 7})
         {'model': {'lr': 0.1, 'depth': 3}, 'seed': 7}
     """
-    nested: dict[str, Any] = {}
+    nested: Params = {}
     groups = {"": nested}
     for name, value in params.items():
         *outer, last = name.split(".")
@@ -38,7 +38,7 @@ def nest(params: Mapping[str, Any]) -> dict[str, Any]:
     return nested
 
 
-def flatten(nested: Mapping[str, Any], names: Container[str] = ()) -> dict[str, Any]:
+def flatten(nested: Mapping[str, object], names: Container[str] = ()) -> Params:
     """Undo `nest`: one flat dict with dotted names.
 
     Args:
@@ -52,12 +52,12 @@ def flatten(nested: Mapping[str, Any], names: Container[str] = ()) -> dict[str, 
         >>> flatten({"model": {"lr": 0.1, "depth": 3}, "seed": 7})
         {'model.lr': 0.1, 'model.depth': 3, 'seed': 7}
     """
-    flat: dict[str, Any] = {}
+    flat: Params = {}
     _descend(nested, "", names, flat)
     return flat
 
 
-def _descend(nested: Mapping[str, Any], prefix: str, names: Container[str], flat: dict[str, Any]) -> None:
+def _descend(nested: Mapping[str, object], prefix: str, names: Container[str], flat: Params) -> None:
     for part, value in nested.items():
         if not isinstance(part, str):
             raise SpaceError(f"{prefix}{part}", f"the name {part!r} ({type(part).__name__}) is not text")

@@ -8,13 +8,17 @@ from abc import abstractmethod
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
-from typing import Any, ClassVar, final
+from typing import TYPE_CHECKING, ClassVar, TypeVar, final
 
 from sweep.space.base import Distribution, RandomSource, bin_of, turned
 from sweep.space.values import plain
 
-__all__ = ["Integer", "LogInteger", "LogNormal", "LogUniform", "Normal", "Uniform"]
+if TYPE_CHECKING:
+    from statistics import NormalDist
 
+__all__ = ["Integer", "LogInteger", "LogNormal", "LogUniform", "LogitUniform", "Normal", "Uniform"]
+
+_T = TypeVar("_T")
 _MOST_INTEGERS = 2**40  # more could not be told apart on a logarithmic unit interval in double precision
 _NARROW = 1e-6  # a log range of relative width below this is linear to within rounding
 _TAIL = 6.3e-16  # a normal's unit interval ends 8 standard deviations out, where doubles end too
@@ -22,12 +26,12 @@ _TAIL = 6.3e-16  # a normal's unit interval ends 8 standard deviations out, wher
 
 @dataclass(frozen=True, repr=False, eq=False)
 class _Interval(Distribution):
-    """Floats between two bounds, on a linear or a logarithmic scale."""
+    """Floats between two bounds, on a scale of their own."""
 
+    continuous: ClassVar[bool] = True
     low: float
     high: float
     num: int | None = None
-    logarithmic: ClassVar[bool]
 
     def __post_init__(self) -> None:
         _floats(self, "low", "high")
@@ -41,39 +45,52 @@ class _Interval(Distribution):
         """Yield what is wrong with this definition, a sentence each."""
         yield from _num_problem(self.num)
         wrong = [*_number_problem("low", self.low), *_number_problem("high", self.high)]
-        yield from wrong or _range_problem(self.low, self.high, self.logarithmic)
+        yield from wrong or _range_problem(self.low, self.high) or self._scale_problem()
 
-    def contains(self, value: Any) -> bool:
+    def _scale_problem(self) -> list[str]:
+        """Say whether a bound is outside the scale."""
+        return []
+
+    def contains(self, value: object) -> bool:
         """Whether ``value`` is in the domain, its type included."""
         return type(value) is float and self.low <= value <= self.high
 
-    def cast(self, value: Any) -> Any:
+    def cast(self, value: object) -> object:
         """Return ``value`` as a float, if it is a number."""
         return _float(value)
 
     @cached_property
-    def _log_ends(self) -> tuple[float, float] | None:
-        if not self.logarithmic or self.high / self.low < 1 + _NARROW:
-            return None
-        return math.log10(self.low), math.log10(self.high)
+    def _ends(self) -> tuple[float, float] | None:
+        """The bounds on the scale; None: it is linear, or as good as linear between them."""
+        return None
+
+    def _onto(self, value: float) -> float:
+        """Return the place of ``value`` on the scale."""
+        return math.log10(value)
+
+    def _back(self, place: float) -> float:
+        """Return the value at a place on the scale."""
+        return _power(place)
 
     def from_unit(self, u: float) -> float:
         """Return the value at ``u`` in [0, 1]; never one outside the domain."""
-        low, high, ends = self.low, self.high, self._log_ends
+        low, high, ends = self.low, self.high, self._ends
         if u <= 0 or u >= 1:
             return low if u <= 0 else high
-        value = _between(low, high, u) if ends is None else _power(_between(*ends, u))
+        value = _between(low, high, u) if ends is None else self._back(_between(*ends, u))
         return low if value < low else high if value > high else value
 
-    def to_unit(self, value: Any) -> float:
+    def to_unit(self, value: float) -> float:
         """Return the place in [0, 1] of a ``value`` of the domain."""
-        ends = self._log_ends
-        return _share(self.low, self.high, value) if ends is None else _share(*ends, math.log10(value))
+        ends = self._ends
+        return _share(self.low, self.high, value) if ends is None else _share(*ends, self._onto(value))
 
-    def perturb(self, value: Any, factor: float, rng: RandomSource) -> float:
+    def perturb(self, value: float, factor: float, rng: RandomSource) -> float:
         """Return ``value`` times ``factor``, or shifted in a range round zero; clipped to the domain."""
-        moved = _moved(value, factor, self.low, self.high)
-        return min(max(moved, self.low), self.high)
+        return min(max(self._moved(value, factor), self.low), self.high)
+
+    def _moved(self, value: float, factor: float) -> float:
+        return _moved(value, factor, self.low, self.high)
 
     def grid(self) -> Sequence[float] | None:
         """Return ``num`` values from low to high, evenly spaced on the scale; None without ``num``."""
@@ -96,8 +113,6 @@ class Uniform(_Interval):
         [0.0, 0.25, 0.5, 0.75, 1.0]
     """
 
-    logarithmic: ClassVar[bool] = False
-
 
 @final
 @dataclass(frozen=True, repr=False, eq=False)
@@ -115,7 +130,51 @@ class LogUniform(_Interval):
         [0.0001, 0.001, 0.01, 0.1]
     """
 
-    logarithmic: ClassVar[bool] = True
+    def _scale_problem(self) -> list[str]:
+        return _log_problem(self.low)
+
+    @cached_property
+    def _ends(self) -> tuple[float, float] | None:
+        return None if self.high / self.low < 1 + _NARROW else (math.log10(self.low), math.log10(self.high))
+
+
+@final
+@dataclass(frozen=True, repr=False, eq=False)
+class LogitUniform(_Interval):
+    """A share between 0 and 1 whose log odds are uniform between those of ``low`` and ``high``, both included.
+
+    For discounts, momenta and other shares that are told apart near 1 (or near 0): 0.9, 0.99 and 0.999 are about as far
+    from each other. A neighbour has ``factor`` times the odds.
+
+    Args:
+        low: Lower bound, above 0.
+        high: Upper bound, below 1.
+        num: Number of values in a grid, evenly spaced on the scale of log odds.
+        when: See `Distribution`.
+
+    Example:
+        >>> [round(share, 3) for share in LogitUniform(0.5, 0.999, num=4).grid()]
+        [0.5, 0.909, 0.99, 0.999]
+    """
+
+    def _scale_problem(self) -> list[str]:
+        if self.low > 0 and self.high < 1:
+            return []
+        return [f"low={self.low!r} and high={self.high!r}, but log odds need 0 < low and high < 1: or use Uniform"]
+
+    @cached_property
+    def _ends(self) -> tuple[float, float] | None:
+        ends = self._onto(self.low), self._onto(self.high)
+        return ends if ends[1] - ends[0] > _NARROW else None
+
+    def _onto(self, value: float) -> float:
+        return math.log10(value / (1 - value))
+
+    def _back(self, place: float) -> float:
+        return 1 / (1 + _power(-place))
+
+    def _moved(self, value: float, factor: float) -> float:
+        return factor * value / (1 - value + factor * value)
 
 
 @dataclass(frozen=True, repr=False, eq=False)
@@ -148,19 +207,25 @@ class _Whole(Distribution):
         """Yield what is wrong with this definition, a sentence each."""
         yield from _num_problem(self.num)
         wrong = [*_whole_problem("low", self.low), *_whole_problem("high", self.high)]
-        wrong = wrong or _range_problem(self.low, self.high, isinstance(self, LogInteger)) or self._stride_problem()
+        wrong = wrong or _range_problem(self.low, self.high) or self._scale_problem()
         yield from wrong
-        if not wrong and max(self._count, self.high if isinstance(self, LogInteger) else 0) > _MOST_INTEGERS:
+        if not wrong and max(self._count, self._reach) > _MOST_INTEGERS:
             yield f"reaches over {self._count} whole numbers, at most {_MOST_INTEGERS} (2**40) work: use a larger step"
 
-    def _stride_problem(self) -> list[str]:
-        return []
+    @abstractmethod
+    def _scale_problem(self) -> list[str]:
+        """Say whether step or bounds are outside the scale."""
 
-    def contains(self, value: Any) -> bool:
+    @property
+    def _reach(self) -> int:
+        """How far the scale has to tell numbers apart."""
+        return self._count
+
+    def contains(self, value: object) -> bool:
         """Whether ``value`` is in the domain, its type included."""
         return type(value) is int and self.low <= value <= self.high and (value - self.low) % self._stride == 0
 
-    def perturb(self, value: Any, factor: float, rng: RandomSource) -> int:
+    def perturb(self, value: int, factor: float, rng: RandomSource) -> int:
         """Return another number: ``value`` times ``factor`` (or shifted), rounded, at least one step away."""
         target = _moved(value, factor, self.low, self.high)
         here = (value - self.low) // self._stride
@@ -205,7 +270,7 @@ class Integer(_Whole):
     def _stride(self) -> int:
         return self.step
 
-    def _stride_problem(self) -> list[str]:
+    def _scale_problem(self) -> list[str]:
         wrong = _whole_problem("step", self.step)
         if not wrong and not 1 <= self.step <= self.high - self.low:
             wrong = [f"step={self.step} is not between 1 and high - low = {self.high - self.low}"]
@@ -215,7 +280,7 @@ class Integer(_Whole):
         """Return the value at ``u`` in [0, 1]; never one outside the domain."""
         return self.low + bin_of(u, self._count) * self.step
 
-    def to_unit(self, value: Any) -> float:
+    def to_unit(self, value: int) -> float:
         """Return the place in [0, 1] of a ``value`` of the domain, the middle of its bin."""
         return ((int(value) - self.low) // self.step + 0.5) / self._count
 
@@ -241,6 +306,13 @@ class LogInteger(_Whole):
         [16, 32, 64, 128]
     """
 
+    def _scale_problem(self) -> list[str]:
+        return _log_problem(self.low)
+
+    @property
+    def _reach(self) -> int:
+        return self.high
+
     @cached_property
     def _log_ends(self) -> tuple[float, float]:
         return math.log10(self.low - 0.5), math.log10(self.high + 0.5)
@@ -250,7 +322,7 @@ class LogInteger(_Whole):
         value = int(_power(_between(*self._log_ends, u)) + 0.5)
         return min(max(value, self.low), self.high)
 
-    def to_unit(self, value: Any) -> float:
+    def to_unit(self, value: int) -> float:
         """Return the place in [0, 1] of a ``value`` of the domain."""
         return _share(*self._log_ends, math.log10(value))
 
@@ -262,6 +334,7 @@ class LogInteger(_Whole):
 class _Gaussian(Distribution):
     """A normal distribution, of the value or of its logarithm; the domain has no bounds."""
 
+    continuous: ClassVar[bool] = True
     mean: float
     std: float
     num: int | None = None
@@ -281,12 +354,12 @@ class _Gaussian(Distribution):
     def _reach_problem(self) -> list[str]:
         """Say whether values 8 standard deviations out leave the range of floats."""
 
-    def cast(self, value: Any) -> Any:
+    def cast(self, value: object) -> object:
         """Return ``value`` as a float, if it is a number."""
         return _float(value)
 
     @cached_property
-    def _standard(self) -> Any:
+    def _standard(self) -> NormalDist:
         from statistics import NormalDist  # takes 12 ms to import, and few spaces need it
 
         return NormalDist()
@@ -332,7 +405,7 @@ class Normal(_Gaussian):
         """The domain in words, for messages."""
         return "a finite float"
 
-    def contains(self, value: Any) -> bool:
+    def contains(self, value: object) -> bool:
         """Whether ``value`` is in the domain, its type included."""
         return type(value) is float and math.isfinite(value)
 
@@ -340,11 +413,11 @@ class Normal(_Gaussian):
         """Return the value below which a share ``u`` of the probability lies."""
         return self._deviate(u)
 
-    def to_unit(self, value: Any) -> float:
+    def to_unit(self, value: float) -> float:
         """Return the cumulative probability of ``value``."""
         return self._rank(value)
 
-    def perturb(self, value: Any, factor: float, rng: RandomSource) -> float:
+    def perturb(self, value: float, factor: float, rng: RandomSource) -> float:
         """Return ``value`` shifted by ``factor - 1`` times two standard deviations."""
         most = sys.float_info.max
         return min(max(float(value) + (factor - 1) * 2 * self.std, -most), most)
@@ -379,7 +452,7 @@ class LogNormal(_Gaussian):
         """The domain in words, for messages."""
         return "a finite float above 0"
 
-    def contains(self, value: Any) -> bool:
+    def contains(self, value: object) -> bool:
         """Whether ``value`` is in the domain, its type included."""
         return type(value) is float and 0 < value < math.inf
 
@@ -387,16 +460,16 @@ class LogNormal(_Gaussian):
         """Return the value below which a share ``u`` of the probability lies."""
         return math.exp(self._deviate(u))
 
-    def to_unit(self, value: Any) -> float:
+    def to_unit(self, value: float) -> float:
         """Return the cumulative probability of ``value``."""
         return self._rank(math.log(value))
 
-    def perturb(self, value: Any, factor: float, rng: RandomSource) -> float:
+    def perturb(self, value: float, factor: float, rng: RandomSource) -> float:
         """Return ``value`` times ``factor``."""
         return min(max(float(value) * factor, sys.float_info.min), sys.float_info.max)
 
 
-def _float(value: Any) -> Any:
+def _float(value: object) -> object:
     value = plain(value)
     if type(value) is not int:
         return value
@@ -411,27 +484,29 @@ def _floats(of: Distribution, *names: str) -> None:
         object.__setattr__(of, name, _float(getattr(of, name)))
 
 
-def _number_problem(label: str, value: Any) -> list[str]:
+def _number_problem(label: str, value: object) -> list[str]:
     if type(value) is not float:
         return [f"{label}={value!r} ({type(value).__name__}), expected a number"]
     return [] if math.isfinite(value) else [f"{label}={value!r}, expected a finite number"]
 
 
-def _whole_problem(label: str, value: Any) -> list[str]:
+def _whole_problem(label: str, value: object) -> list[str]:
     return [] if type(value) is int else [f"{label}={value!r} ({type(value).__name__}), expected a whole number (int)"]
 
 
-def _range_problem(low: float, high: float, log: bool) -> list[str]:
+def _range_problem(low: float, high: float) -> list[str]:
     if low == high:
         return [f"low and high are both {low!r}: write Constant({low!r})"]
     if low > high:
         return [f"low={low!r} is above high={high!r}: swap them"]
-    if log and low <= 0:
-        return [f"low={low!r}, but a logarithmic scale needs low > 0: raise low, or use Uniform or Integer"]
     return []
 
 
-def _num_problem(num: Any) -> list[str]:
+def _log_problem(low: float) -> list[str]:
+    return [] if low > 0 else [f"low={low!r}, but a logarithmic scale needs low > 0: raise low, or use Uniform or Integer"]
+
+
+def _num_problem(num: object) -> list[str]:
     if num is None or (type(num) is int and num >= 1):
         return []
     return [f"num={num!r}, expected the number of values in a grid (int, at least 1)"]
@@ -459,7 +534,7 @@ def _even(num: int) -> list[float]:
     return [i / (num - 1) for i in range(num)] if num > 1 else [0.5]
 
 
-def _distinct(values: Iterable[Any]) -> tuple[Any, ...]:
+def _distinct(values: Iterable[_T]) -> tuple[_T, ...]:
     return tuple(dict.fromkeys(values))
 
 

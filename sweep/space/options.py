@@ -18,7 +18,7 @@ __all__ = ["Choice", "Constant", "Ordinal"]
 class _Options(Distribution):
     """One of a list of values."""
 
-    options: Sequence[Any]
+    options: Sequence[object]
 
     def __post_init__(self) -> None:
         options = self.options
@@ -62,7 +62,7 @@ class _Options(Distribution):
             if first != place:
                 yield f"option {place} ({option!r}) repeats option {first}: name each option once"
 
-    def contains(self, value: Any) -> bool:
+    def contains(self, value: object) -> bool:
         """Whether ``value`` is in the domain, its type included."""
         return key(value) in self._places
 
@@ -70,11 +70,11 @@ class _Options(Distribution):
         """Return the option whose bin holds ``u`` in [0, 1]."""
         return fresh(self.options[bin_of(u, len(self.options))])
 
-    def to_unit(self, value: Any) -> float:
+    def to_unit(self, value: object) -> float:
         """Return the middle of the option's bin in [0, 1]."""
         return (self._places[key(value)] + 0.5) / len(self.options)
 
-    def grid(self) -> Sequence[Any]:
+    def grid(self) -> Sequence[object]:
         """Return every option."""
         return self.options
 
@@ -94,7 +94,7 @@ class Choice(_Options):
         Choice(['sgd', 'adam'], when=('train', [True]))
     """
 
-    def perturb(self, value: Any, factor: float, rng: RandomSource) -> Any:
+    def perturb(self, value: object, factor: float, rng: RandomSource) -> Any:
         """Return an option drawn anew."""
         return self.sample(rng)
 
@@ -113,7 +113,7 @@ class Ordinal(_Options):
         0.5
     """
 
-    def perturb(self, value: Any, factor: float, rng: RandomSource) -> Any:
+    def perturb(self, value: object, factor: float, rng: RandomSource) -> Any:
         """Return the next option, up for a ``factor`` above 1 and down below it; the ends turn back."""
         place, count = self._places[key(value)], len(self.options)
         if count > 1 and factor != 1:
@@ -135,7 +135,7 @@ class Constant(Distribution):
         Constant([64, 64])
     """
 
-    value: Any
+    value: object
 
     def __post_init__(self) -> None:
         object.__setattr__(self, "value", plain(self.value))
@@ -157,7 +157,7 @@ class Constant(Distribution):
         except ValueError as error:
             yield str(error)
 
-    def contains(self, value: Any) -> bool:
+    def contains(self, value: object) -> bool:
         """Whether ``value`` is in the domain, its type included."""
         return key(value) == key(self.value)
 
@@ -165,14 +165,14 @@ class Constant(Distribution):
         """Return the value."""
         return fresh(self.value)
 
-    def to_unit(self, value: Any) -> float:
+    def to_unit(self, value: object) -> float:
         """Return 0.5."""
         return 0.5
 
-    def perturb(self, value: Any, factor: float, rng: RandomSource) -> Any:
+    def perturb(self, value: object, factor: float, rng: RandomSource) -> Any:
         """Return the value."""
         return fresh(self.value)
 
-    def grid(self) -> Sequence[Any]:
+    def grid(self) -> Sequence[object]:
         """Return the one value."""
         return (self.value,)

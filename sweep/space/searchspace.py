@@ -4,21 +4,20 @@ from __future__ import annotations
 
 import json
 import math
-from collections import defaultdict
-from collections.abc import Callable, Hashable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from functools import cached_property
-from typing import Any, final
+from typing import final
 
 from sweep.errors import SpaceError, did_you_mean
 from sweep.space.base import Distribution, RandomSource
 from sweep.space.definition import KINDS, Problems, read_definition, refuse
+from sweep.space.grids import Gates, Grid, is_open
 from sweep.space.naming import flatten
-from sweep.space.values import decode, fresh, key
+from sweep.space.values import Params, decode, key
 
 __all__ = ["SearchSpace"]
 
 _SLACK = 1e-9  # how far rounding may push a point out of the unit cube
-_Gates = tuple[tuple[str, frozenset[Hashable]], ...]
 
 
 @final
@@ -56,18 +55,14 @@ class SearchSpace(Mapping[str, Distribution]):
         True
     """
 
-    def __init__(self, mapping: Mapping[str, Any]) -> None:
+    def __init__(self, mapping: Mapping[str, object]) -> None:
         self._parts = read_definition(mapping)
-        self._gates: dict[str, _Gates] = {
+        self._gates: dict[str, Gates] = {
             name: tuple((parent, frozenset(map(key, values))) for parent, values in part.conditions)
             for name, part in self._parts.items()
         }
-        self._children: dict[str, dict[str, frozenset[Hashable]]] = {name: {} for name in self._parts}
-        for name, gates in self._gates.items():
-            for parent, allowed in gates:
-                self._children[parent][name] = allowed
         # sampling is the hot path: everything it looks up is bound here
-        self._plan: list[tuple[str, Callable[[float], Any], _Gates]] = [
+        self._plan: list[tuple[str, Callable[[float], object], Gates]] = [
             (name, part.from_unit, self._gates[name]) for name, part in self._parts.items()
         ]
         self._names = tuple(self._parts)
@@ -104,7 +99,7 @@ class SearchSpace(Mapping[str, Distribution]):
         """The parameters with more than one value, in the order of the unit cube's coordinates."""
         return self._dimensions
 
-    def is_active(self, name: str, params: Mapping[str, Any]) -> bool:
+    def is_active(self, name: str, params: Mapping[str, object]) -> bool:
         """Whether ``name`` exists beside ``params``, a flat mapping that holds at least its active parents.
 
         Example:
@@ -113,28 +108,28 @@ class SearchSpace(Mapping[str, Distribution]):
             >>> space.is_active("size", {"kind": "b"})
             False
         """
-        return _open(self._gates[name], params)
+        return is_open(self._gates[name], params)
 
-    def sample(self, rng: RandomSource) -> dict[str, Any]:
+    def sample(self, rng: RandomSource) -> Params:
         """Draw one set of parameters, each independently from its distribution.
 
         Args:
             rng: A `random.Random` or a `numpy.random.Generator`; one number is taken for each active parameter.
         """
         draw = _draw(rng)
-        params: dict[str, Any] = {}
+        params: Params = {}
         for name, from_unit, gates in self._plan:
-            if not gates or _open(gates, params):
+            if not gates or is_open(gates, params):
                 params[name] = from_unit(draw())
         return params
 
-    def grid(self) -> Iterator[dict[str, Any]]:
+    def grid(self) -> Iterator[Params]:
         """Iterate over every combination exactly once, the last parameter fastest.
 
         Raises:
             SpaceError: A continuous parameter has no ``num``.
         """
-        return self._combinations(list(self._grids().items()), 0, {})
+        return iter(Grid(self._parts, self._gates))
 
     def grid_size(self) -> int:
         """Count the combinations of `grid` without making them.
@@ -142,20 +137,9 @@ class SearchSpace(Mapping[str, Distribution]):
         Raises:
             SpaceError: A continuous parameter has no ``num``.
         """
-        # Frontier of the count: which later parameters are already ruled out -> in how many combinations.
-        frontier: dict[frozenset[str], int] = {frozenset(): 1}
-        grids = self._grids()
-        for name in self._counting_order():
-            values = grids[name]
-            fates, everyone = self._fates(name, values), frozenset(self._children[name])
-            following: dict[frozenset[str], int] = defaultdict(int)
-            for ruled_out, count in frontier.items():
-                for lost, weight in {everyone: 1}.items() if name in ruled_out else fates.items():
-                    following[(ruled_out | lost) - {name}] += count * weight
-            frontier = following
-        return sum(frontier.values())
+        return Grid(self._parts, self._gates).size()
 
-    def contains(self, params: Mapping[str, Any]) -> bool:
+    def contains(self, params: Mapping[str, object]) -> bool:
         """Whether ``params`` (flat or nested) has exactly the active parameters, each inside its domain."""
         try:
             self.validate(params)
@@ -163,7 +147,7 @@ class SearchSpace(Mapping[str, Distribution]):
             return False
         return True
 
-    def validate(self, params: Mapping[str, Any]) -> dict[str, Any]:
+    def validate(self, params: Mapping[str, object]) -> Params:
         """Return ``params`` (flat or nested) as this space gives them out: flat, in order, ints as floats where due.
 
         Raises:
@@ -177,7 +161,7 @@ class SearchSpace(Mapping[str, Distribution]):
             for name in given
             if name not in self._parts
         ]
-        valid: dict[str, Any] = {}
+        valid: Params = {}
         undecided: set[str] = set()  # below a wrong parameter nothing can be said
         for name, part in self._parts.items():
             if any(parent in undecided for parent, _ in self._gates[name]):
@@ -199,12 +183,12 @@ class SearchSpace(Mapping[str, Distribution]):
 
     def perturb(
         self,
-        params: Mapping[str, Any],
+        params: Mapping[str, object],
         rng: RandomSource,
         factors: Sequence[float] = (0.8, 1.2),
         *,
         resample: float = 0.0,
-    ) -> dict[str, Any]:
+    ) -> Params:
         """Return a neighbour of ``params``: the explore step of population based training (arXiv 1711.09846).
 
         A number is multiplied by one of ``factors``, drawn for each parameter; where multiplying cannot leave or
@@ -228,9 +212,9 @@ class SearchSpace(Mapping[str, Distribution]):
             raise SpaceError("", f"resample={resample!r}, expected a probability in [0, 1]")
         draw = _draw(rng)
         old = self.validate(params)
-        new: dict[str, Any] = {}
+        new: Params = {}
         for name, part in self._parts.items():
-            if not _open(self._gates[name], new):
+            if not is_open(self._gates[name], new):
                 continue
             if name not in old or draw() < resample:
                 new[name] = part.from_unit(draw())
@@ -238,7 +222,7 @@ class SearchSpace(Mapping[str, Distribution]):
                 new[name] = part.perturb(old[name], factors[int(draw() * len(factors))], rng)
         return new
 
-    def to_unit(self, params: Mapping[str, Any]) -> list[float]:
+    def to_unit(self, params: Mapping[str, object]) -> list[float]:
         """Return the point of the unit cube for ``params``, a coordinate for each of `dimensions`.
 
         Numbers lie on their own (log) scale, whole numbers and options in the middle of their bin; the coordinate
@@ -251,7 +235,7 @@ class SearchSpace(Mapping[str, Distribution]):
         valid = self.validate(params)
         return [self._parts[name].to_unit(valid[name]) if name in valid else 0.5 for name in self._dimensions]
 
-    def from_unit(self, u: Sequence[float]) -> dict[str, Any]:
+    def from_unit(self, u: Sequence[float]) -> Params:
         """Return the parameters at the point ``u`` of the unit cube; the inverse of `to_unit`.
 
         Raises:
@@ -264,9 +248,9 @@ class SearchSpace(Mapping[str, Distribution]):
             "point",
             [(name, f"coordinate {x!r}, expected [0, 1]") for name, x in at.items() if not -_SLACK <= x <= 1 + _SLACK],
         )
-        params: dict[str, Any] = {}
+        params: Params = {}
         for name, from_unit, gates in self._plan:
-            if not gates or _open(gates, params):
+            if not gates or is_open(gates, params):
                 params[name] = from_unit(at.get(name, 0.5))
         return params
 
@@ -302,62 +286,13 @@ class SearchSpace(Mapping[str, Distribution]):
         specs = {name: part.spec() for name, part in self._parts.items()}
         return json.dumps(specs, sort_keys=True, separators=(",", ":"), allow_nan=False)
 
-    def _grids(self) -> dict[str, Sequence[Any]]:
-        grids = {name: part.grid() for name, part in self._parts.items()}
-        endless = [name for name, values in grids.items() if values is None]
-        refuse("grid", [(name, f"is continuous: say how many values, {_with_num(self[name])}") for name in endless])
-        return {name: values for name, values in grids.items() if values is not None}
-
-    def _counting_order(self) -> list[str]:
-        """Sort so that children follow their parents as closely as can be: it keeps the count's frontier narrow."""
-        order: dict[str, None] = {}
-        waiting = list(reversed(self._names))
-        while waiting:
-            name = waiting.pop()
-            if name not in order and all(parent in order for parent, _ in self._gates[name]):
-                order[name] = None
-                waiting += reversed(self._children[name])
-        return list(order)
-
-    def _combinations(
-        self, grids: list[tuple[str, Sequence[Any]]], depth: int, chosen: dict[str, Any]
-    ) -> Iterator[dict[str, Any]]:
-        if depth == len(grids):
-            yield {name: fresh(value) for name, value in chosen.items()}
-            return
-        name, values = grids[depth]
-        if not _open(self._gates[name], chosen):
-            yield from self._combinations(grids, depth + 1, chosen)
-            return
-        for value in values:
-            chosen[name] = value
-            yield from self._combinations(grids, depth + 1, chosen)
-        del chosen[name]
-
-    def _fates(self, name: str, values: Sequence[Any]) -> dict[frozenset[str], int]:
-        """Count the values of ``name`` by the set of children that they rule out."""
-        children = self._children[name]
-        named = {key(v): v for child in children for gate, some in self[child].conditions if gate == name for v in some}
-        fates: dict[frozenset[str], int] = defaultdict(int)
-        for text, value in named.items():
-            if value in values:
-                fates[frozenset(child for child, allowed in children.items() if text not in allowed)] += 1
-        others = len(values) - sum(fates.values())
-        if others:
-            fates[frozenset(children)] += others
-        return fates
-
-
-def _open(gates: _Gates, params: Mapping[str, Any]) -> bool:
-    return all(parent in params and key(params[parent]) in allowed for parent, allowed in gates)
-
 
 def _closed(part: Distribution) -> str:
     needs = " and ".join(f"{parent!r} in {list(values)!r}" for parent, values in part.conditions)
     return f"is given but not active: it needs {needs}; leave it out"
 
 
-def _typed(value: Any) -> str:
+def _typed(value: object) -> str:
     return f"{value!r} ({type(value).__name__})"
 
 
@@ -368,11 +303,7 @@ def _draw(rng: RandomSource) -> Callable[[], float]:
         raise SpaceError("", f"rng={rng!r}, expected a random.Random or a numpy Generator") from None
 
 
-def _with_num(part: Distribution) -> str:
-    return f"{repr(part).split(', when=')[0].rstrip(')')}, num=5)"
-
-
-def _from_spec(spec: Any) -> Distribution:
+def _from_spec(spec: object) -> Distribution:
     if not isinstance(spec, dict) or not isinstance(spec.get("type"), str):
         raise ValueError(f'{spec!r} is no distribution: write {{"type": "Uniform", "low": 0.0, "high": 1.0}}')
     kind = KINDS.get(spec["type"])

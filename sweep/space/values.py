@@ -12,52 +12,59 @@ from __future__ import annotations
 import json
 import math
 from collections.abc import Hashable
-from typing import Any
+from typing import Any, TypeAlias
 
-__all__ = ["canonical", "decode", "encode", "fresh", "key", "plain"]
+__all__ = ["Params", "canonical", "decode", "encode", "fresh", "key", "plain"]
+
+Params: TypeAlias = dict[str, Any]
+"""Parameters by dotted name, flat; each a value of its distribution."""
 
 _SCALARS = (type(None), bool, int, float, str)
 
 
-def plain(value: Any) -> Any:
+def plain(value: object) -> Any:
     """Return ``value`` with a numpy scalar (also one inside a container) made the Python value it stands for.
 
     Containers are copied, so that nobody else's later change reaches the result.
     """
-    cls = type(value)
-    if cls in _SCALARS:
+    if type(value) in _SCALARS:
         return value
-    if cls is list or cls is tuple:
-        return cls(plain(item) for item in value)
+    if type(value) is list:
+        return [plain(item) for item in value]
+    if type(value) is tuple:
+        return tuple(plain(item) for item in value)
     if isinstance(value, dict):  # dict subclasses of configuration libraries are data too
         return {name: plain(item) for name, item in value.items()}
-    if cls.__module__ == "numpy" and getattr(value, "ndim", None) == 0:
-        return value.item()
+    if type(value).__module__ == "numpy" and getattr(value, "ndim", None) == 0:
+        return value.item()  # type: ignore[attr-defined]  # a numpy scalar; numpy is not imported for it
     return value
 
 
-def encode(value: Any) -> Any:
+def encode(value: object) -> object:
     """Return ``value`` as JSON data with tags.
 
     Raises:
         ValueError: It, or something inside it, is not plain data; the message says what.
     """
-    cls = type(value)
-    if cls is float and math.isinf(value):
+    if type(value) is float and math.isinf(value):
         return {"$float": "inf" if value > 0 else "-inf"}
-    if cls in _SCALARS and value == value:  # only NaN differs from itself
+    if type(value) in _SCALARS and value == value:  # only NaN differs from itself
         return value
-    if cls is list:
+    if type(value) is list:
         return [encode(item) for item in value]
-    if cls is tuple:
+    if type(value) is tuple:
         return {"$tuple": [encode(item) for item in value]}
-    if cls is dict and all(type(name) is str for name in value):
+    if type(value) is dict and all(type(name) is str for name in value):
         data = {name: encode(item) for name, item in value.items()}
-        return {"$dict": data} if any(name.startswith("$") for name in data) else data
+        return {"$dict": data} if _has_tag(data) else data
     raise ValueError(_refusal(value))
 
 
-def _refusal(value: Any) -> str:
+def _has_tag(data: dict[str, object]) -> bool:
+    return any(name.startswith("$") for name in data)
+
+
+def _refusal(value: object) -> str:
     if type(value) is float:
         return "NaN equals nothing, not even itself; use None for 'no value'"
     if type(value) is dict:
@@ -70,7 +77,7 @@ def _refusal(value: Any) -> str:
     )
 
 
-def decode(data: Any) -> Any:
+def decode(data: object) -> Any:
     """Undo `encode`.
 
     Raises:
@@ -80,20 +87,23 @@ def decode(data: Any) -> Any:
         return [decode(item) for item in data]
     if not isinstance(data, dict):
         return data
-    if len(data) == 1:
-        [(tag, content)] = data.items()
-        if tag == "$tuple" and isinstance(content, list):
-            return tuple(decode(item) for item in content)
-        if tag == "$float" and content in ("inf", "-inf"):
-            return float(content)
-        if tag == "$dict" and isinstance(content, dict):
-            return {name: decode(item) for name, item in content.items()}
-        if tag.startswith("$"):
-            raise ValueError(f"unknown tag {tag!r} in {data!r}")
+    if len(data) == 1 and _has_tag(data):
+        return _untagged(data)
     return {name: decode(item) for name, item in data.items()}
 
 
-def canonical(value: Any) -> str:
+def _untagged(data: dict[str, object]) -> object:
+    [(tag, content)] = data.items()
+    if tag == "$tuple" and isinstance(content, list):
+        return tuple(decode(item) for item in content)
+    if tag == "$float" and content in ("inf", "-inf"):
+        return float(str(content))
+    if tag == "$dict" and isinstance(content, dict):
+        return {name: decode(item) for name, item in content.items()}
+    raise ValueError(f"unknown tag {tag!r} in {data!r}")
+
+
+def canonical(value: object) -> str:
     """Return the one JSON text of ``value``: equal texts are equal values of equal types.
 
     Raises:
@@ -106,7 +116,7 @@ def canonical(value: Any) -> str:
     return json.dumps(encode(value), sort_keys=True, separators=(",", ":"), allow_nan=False)
 
 
-def key(value: Any) -> Hashable:
+def key(value: object) -> Hashable:
     """Return what tells ``value`` from every other value, its type included.
 
     Example:
@@ -122,11 +132,12 @@ def key(value: Any) -> Hashable:
         return cls, id(value)
 
 
-def fresh(value: Any) -> Any:
+def fresh(value: object) -> Any:
     """Return ``value`` itself, or a deep copy of a container, so that nobody changes a space by changing params."""
-    cls = type(value)
-    if cls is list or cls is tuple:
-        return cls(fresh(item) for item in value)
-    if cls is dict:
+    if type(value) is list:
+        return [fresh(item) for item in value]
+    if type(value) is tuple:
+        return tuple(fresh(item) for item in value)
+    if type(value) is dict:
         return {name: fresh(item) for name, item in value.items()}
     return value

@@ -19,7 +19,7 @@ from sweep.optimizers import ProteinOptimizer  # noqa: E402  # as above
 from sweep.optimizers.history import Record, State  # noqa: E402  # as above
 from sweep.optimizers.protein import _pareto, _pruned  # noqa: E402  # as above
 from sweep.optimizers.smooth import SmoothModel  # noqa: E402  # as above
-from sweep.space import Choice, Integer, LogUniform, SearchSpace, Uniform  # noqa: E402  # as above
+from sweep.space import Choice, Integer, LogitUniform, LogUniform, Ordinal, SearchSpace, Uniform  # noqa: E402  # as above
 from sweep.trial import Objective, Result, Status, Trial  # noqa: E402  # as above
 
 PLANE = SearchSpace({"size": Uniform(0, 1), "lr": Uniform(0, 1)})
@@ -168,6 +168,24 @@ def _history(mode: Any = "min", n: int = 14, **options: Any) -> ProteinOptimizer
         loss = (trial.params["lr"] - 0.3) ** 2 + (1 - trial.params["size"])
         optimizer.observe(trial, Result(sign * loss, cost=math.exp(5 * trial.params["size"])))
     return optimizer
+
+
+def test_each_parameter_is_seen_on_its_own_scale() -> None:
+    """Half way on the scale is half way for the models, and where the search begins: metta's linear, log, … by name."""
+    space = SearchSpace(
+        {
+            "discount": LogitUniform(0.5, 0.99), "linear": Uniform(-1, 3), "log": LogUniform(1e-4, 1),
+            "power": Ordinal([16, 32, 64, 128, 256]), "whole": Integer(0, 10),
+        }
+    )  # fmt: skip
+    odds = math.sqrt(1 * 99)
+    middle = {"discount": odds / (1 + odds), "linear": 1.0, "log": 1e-2, "power": 64, "whole": 5}
+    optimizer = ProteinOptimizer(space)
+    optimizer.setup(space, [Objective("loss")], 0)
+    assert optimizer.suggest(1)[0].params == pytest.approx(middle)
+    assert optimizer._features([Record(Trial(middle))]) == pytest.approx(np.full((1, 5), 0.5))
+    twice = {"discount": 1 - 1 / (1 + odds * 99**0.25), "linear": 2.0, "log": 1e-1, "power": 128, "whole": 7}
+    assert optimizer._features([Record(Trial(twice))]) == pytest.approx(np.array([[0.75, 0.75, 0.75, 0.7, 15 / 22]]))
 
 
 @pytest.mark.parametrize(
