@@ -7,13 +7,14 @@ import io
 import json
 from collections.abc import Mapping
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import click
 
 from sweep.cli.face import Face, flags, plain, short, table
 
 if TYPE_CHECKING:
+    from sweep.cli.rows import Facts
     from sweep.store.runs import RunRow
     from sweep.store.writer import Store
 
@@ -36,17 +37,14 @@ def compare(face: Face, references: tuple[str, ...], everything: bool) -> None:
         facts = [_facts(store, find_run(store, reference)) for reference in references]
     names = list(dict.fromkeys(name for one in facts for name in one if name != "run"))
     rows = {name: [one.get(name) for one in facts] for name in names}
-    kept = {name: values for name, values in rows.items() if everything or _differ(values) or name in _FACTS}
+    differ = {name for name, values in rows.items() if any(value != values[0] for value in values)}
+    kept = {name: values for name, values in rows.items() if everything or name in differ or name in _FACTS}
     runs = [str(one["run"]) for one in facts]
-    lines: list[list[Any]] = [["", *runs], *([name, *(short(value, 40) for value in values)] for name, values in kept.items())]
-    face.show({"runs": runs, "facts": kept}, lambda: table(lines))
+    lines = [[name, *(short(value, 40) for value in values)] for name, values in kept.items()]
+    face.show({"runs": runs, "facts": kept}, lambda: table([["", *runs], *lines]))
 
 
-def _differ(values: list[Any]) -> bool:
-    return any(value != values[0] for value in values)
-
-
-def _facts(store: Store, row: RunRow) -> dict[str, object]:
+def _facts(store: Store, row: RunRow) -> Facts:
     from sweep.cli.rows import overview
     from sweep.clock import current_clock
 
@@ -61,8 +59,8 @@ def _facts(store: Store, row: RunRow) -> dict[str, object]:
     }
 
 
-def _flat(prefix: str, data: Mapping[str, object]) -> dict[str, object]:
-    found: dict[str, object] = {}
+def _flat(prefix: str, data: Mapping[str, object]) -> Facts:
+    found: Facts = {}
     for key, value in data.items():
         if isinstance(value, Mapping):
             found |= _flat(f"{prefix}{key}.", value)
@@ -84,11 +82,14 @@ def export(face: Face, reference: str, kind: str | None, output: str | None, onl
     """Write trials or metrics as csv, json or jsonl."""
     from sweep.store.runs import find_run
 
-    kind = kind or ("json" if face.json else _by_ending(output))
+    ending = Path(output or "").suffix.removeprefix(".")
+    kind = kind or ("json" if face.json else ending if ending in ("json", "jsonl") else "csv")
     with face.open() as store:
         row = find_run(store, reference)
         trials = _trials(store, row, with_history=only_metrics or kind != "csv")
     rows = [each for one in trials for each in _history_rows(one)] if only_metrics else trials
+    if not rows:
+        face.say(f"{reference} has no {'metrics' if only_metrics else 'trials'} yet")
     text = _written(rows, kind)
     if output is None or output == "-":
         click.echo(text, nl=False)
@@ -97,22 +98,21 @@ def export(face: Face, reference: str, kind: str | None, output: str | None, onl
         face.say(f"{len(rows)} rows in {output}")
 
 
-def _by_ending(output: str | None) -> str:
-    ending = Path(output).suffix.removeprefix(".") if output else ""
-    return ending if ending in ("json", "jsonl") else "csv"
+def _trials(store: Store, row: RunRow, *, with_history: bool) -> list[Facts]:
+    """Return every trial below a run, a trial by itself, and a run without sweeps as one row; with its path."""
+    from sweep.cli.rows import overview, trials_of
+    from sweep.clock import current_clock
+    from sweep.store.runs import TRIAL, descendants, path_of, read_run
 
-
-def _trials(store: Store, row: RunRow, *, with_history: bool) -> list[dict[str, object]]:
-    """Return every trial below a run (of a run without trials: the run itself), with its path."""
-    from sweep.cli.rows import trials_of
-    from sweep.store.runs import TRIAL, descendants, path_of
-
-    sweeps = [one for _, one in descendants(store, row) if one.level == "sweep"]
+    top = read_run(store, row.parent_id) if row.level == TRIAL else row
+    sweeps = [one for _, one in descendants(store, top) if one.level == "sweep"]
     found = [{"sweep": path_of(store, one), **trial} for one in sweeps for trial in trials_of(store, one)]
     if row.level == TRIAL:
-        found = [one for one in _trials(store, _parent(store, row), with_history=False) if one["id"] == row.id]
-    if not found:
-        found = [{"sweep": path_of(store, row), "number": None, "id": row.id, "params": row.data("params") or {}, "metrics": {}}]
+        found = [one for one in found if one["id"] == row.id]
+    elif not sweeps:
+        seen = overview(store, row, current_clock().wall())
+        told = {name: seen[name] for name in ("id", "status", "reason", "score", "error", "started", "ended")}
+        found = [{"sweep": seen["path"], "number": None, **told, "params": row.data("params") or {}, "metrics": {}}]
     if with_history:
         for one in found:
             query = "SELECT step, name, value FROM metric WHERE run_id=? ORDER BY id"
@@ -120,21 +120,17 @@ def _trials(store: Store, row: RunRow, *, with_history: bool) -> list[dict[str, 
     return found
 
 
-def _parent(store: Store, row: RunRow) -> RunRow:
-    from sweep.store.runs import read_run
-
-    return read_run(store, row.parent_id)
-
-
-def _history_rows(trial: Mapping[str, Any]) -> list[dict[str, object]]:
+def _history_rows(trial: Facts) -> list[Facts]:
     return [{"sweep": trial["sweep"], "trial": trial["number"], **one} for one in trial["history"]]
 
 
-def _written(rows: list[dict[str, Any]], kind: str) -> str:
+def _written(rows: list[Facts], kind: str) -> str:
     if kind == "json":
         return json.dumps(plain(rows), indent=2) + "\n"
     if kind == "jsonl":
         return "".join(json.dumps(plain(row)) + "\n" for row in rows)
+    if not rows:
+        return ""
     flat = [_columns(row) for row in rows]
     buffer = io.StringIO()
     writer = csv.DictWriter(buffer, list(dict.fromkeys(name for row in flat for name in row)), lineterminator="\n")
@@ -143,7 +139,7 @@ def _written(rows: list[dict[str, Any]], kind: str) -> str:
     return buffer.getvalue()
 
 
-def _columns(row: Mapping[str, Any]) -> dict[str, object]:
+def _columns(row: Facts) -> Facts:
     """Return a trial as columns: parameters by name, metrics as ``metric.NAME``."""
     nested = {f"param.{name}": value for name, value in row.get("params", {}).items()}
     nested |= {f"metric.{name}": value for name, value in row.get("metrics", {}).items()}

@@ -13,7 +13,9 @@ from sweep.store.runs import TRIAL, RunRow, children, path_of
 from sweep.store.writer import Store
 from sweep.trial import Status
 
-__all__ = ["fold_loops", "overview", "stages_of", "status_of", "tree", "trials_of"]
+__all__ = ["Facts", "fold_loops", "overview", "stages_of", "status_of", "tree", "trials_of"]
+
+Facts = dict[str, Any]  # what is known of a run, a trial or a stage, as JSON data
 
 _LATEST = (
     "SELECT r.number, m.name, m.value, m.step FROM metric m JOIN run r ON r.id=m.run_id"
@@ -28,7 +30,7 @@ def status_of(store: Store, row: RunRow) -> Status:
     return row.status
 
 
-def overview(store: Store, row: RunRow, now: float) -> dict[str, Any]:
+def overview(store: Store, row: RunRow, now: float) -> Facts:
     """Return one run in a line's worth of facts, the trials below it counted."""
     begun, ended = row.started or row.suggested, row.ended
     status = status_of(store, row)
@@ -54,10 +56,10 @@ def _counted(store: Store, row: RunRow) -> tuple[int, int]:
 # ---------------------------------------------------------------- trials
 
 
-def trials_of(store: Store, row: RunRow) -> list[dict[str, Any]]:
+def trials_of(store: Store, row: RunRow) -> list[Facts]:
     """Return the trials of a sweep by number, with where they come from and how they ended."""
     rows = [one for one in children(store, row.id) if one.level == TRIAL]
-    promotions, lineage = _events(store, row.id)
+    promotions, lineage, worked = _events(store, row.id)
     metrics, steps = _metrics(store, row.id)
     found = []
     for one in sorted(rows, key=lambda each: each.number):
@@ -68,7 +70,8 @@ def trials_of(store: Store, row: RunRow) -> list[dict[str, Any]]:
             "score": one.score, "step": max(one.step or 0, steps.get(one.number, 0)), "cost": one.cost,
             "attempts": one.attempts or 1, "promotions": promotions[one.number], "parent": parent, "start_from": donor,
             "source": one.source or "optimizer", "error": one.error, "params": one.data("params"),
-            "metrics": metrics.get(one.number, {}), "started": one.started, "ended": one.ended,
+            "metrics": metrics.get(one.number, {}), "started": one.started,
+            "ended": one.ended or (worked.get(one.number) if status.ended else None),
         }  # fmt: skip
         found.append({**facts, "how": _how(status, facts)})
     return found
@@ -89,19 +92,25 @@ def _how(status: Status, facts: Mapping[str, Any]) -> str:
     return ", ".join(words)
 
 
-def _events(store: Store, run_id: int) -> tuple[Counter[int], dict[int, tuple[int | None, int | None]]]:
-    """Return how often each trial was promoted, and from whom each exploiting trial came."""
-    query = "SELECT kind, value FROM journal WHERE run_id=? AND key>='~' AND kind IN ('promoted', 'exploited')"
+def _events(
+    store: Store, run_id: int
+) -> tuple[Counter[int], dict[int, tuple[int | None, int | None]], dict[int, float]]:
+    """Return how often each trial was promoted, from whom each exploiting trial came, and when each last worked."""
+    kinds = "('promoted', 'exploited', 'ended')"
+    query = f"SELECT kind, value FROM journal WHERE run_id=? AND key>='~' AND kind IN {kinds} ORDER BY key"  # noqa: S608  # ours
     promotions: Counter[int] = Counter()
     lineage: dict[int, tuple[int | None, int | None]] = {}
+    worked: dict[int, float] = {}  # a trial that was paused and never went on has no end of its own
     for kind, value in store.rows(query, (run_id,)):
         event = json.loads(value)
         if kind == "promoted":
             promotions[event["number"]] += 1
+        elif kind == "ended":
+            worked[event["number"]] = event["wall"]
         else:
             new = event["new"]
             lineage[new["number"]] = (new.get("parent"), new.get("start_from"))
-    return promotions, lineage
+    return promotions, lineage, worked
 
 
 def _metrics(store: Store, run_id: int) -> tuple[dict[int, dict[str, object]], dict[int, int]]:
@@ -117,7 +126,7 @@ def _metrics(store: Store, run_id: int) -> tuple[dict[int, dict[str, object]], d
 # ---------------------------------------------------------------- tree
 
 
-def tree(store: Store, row: RunRow, now: float) -> dict[str, Any]:
+def tree(store: Store, row: RunRow, now: float) -> Facts:
     """Return a run with its stages, its trials and its child runs, at any depth."""
     node = {
         **overview(store, row, now), "seed": row.seed, "params": row.data("params"), "stages": stages_of(store, row),
@@ -140,12 +149,12 @@ def _mode(row: RunRow) -> str:
     return str(mode[0] if isinstance(mode, list) else mode)
 
 
-def _own_metrics(store: Store, run_id: int) -> list[dict[str, Any]]:
+def _own_metrics(store: Store, run_id: int) -> list[Facts]:
     query = "SELECT step, name, value FROM metric WHERE run_id=? ORDER BY id"
     return [{"step": step, "name": name, "value": value} for step, name, value in store.rows(query, (run_id,))]
 
 
-def stages_of(store: Store, row: RunRow) -> list[dict[str, Any]]:
+def stages_of(store: Store, row: RunRow) -> list[Facts]:
     """Return the finished stages of a run in the order in which they finished."""
     query = "SELECT key, kind, at FROM journal WHERE run_id=? AND kind IN ('stage', 'done', 'skipped', 'unstored') ORDER BY at"
     last, found = row.started, []
@@ -156,14 +165,14 @@ def stages_of(store: Store, row: RunRow) -> list[dict[str, Any]]:
     return found
 
 
-def fold_loops(stages: list[dict[str, Any]]) -> list[tuple[str, str]]:
+def fold_loops(stages: list[Facts]) -> list[tuple[str, str]]:
     """Return stages as (name, what), the iterations of a loop as one; the time is that since the stage before.
 
     Example:
         >>> fold_loops([{"key": f"train#{i}", "kind": "kept", "since_last": 1.0} for i in range(3)])
         [('train', 'kept  3.0s, 3 iterations, the last: train#2')]
     """
-    grouped: dict[str, list[dict[str, Any]]] = {}
+    grouped: dict[str, list[Facts]] = {}
     for stage in stages:
         grouped.setdefault(re.sub(r"#[\d.]+", "", stage["key"]), []).append(stage)
     lines = []

@@ -22,7 +22,8 @@ from sweep.space import Constant, Distribution
 
 __all__ = ["SETTINGS", "given_settings", "given_space", "given_strategy"]
 
-_RANGES_OF: dict[object, str] = {int: "int(1,8)", float: "uniform(0,1)", bool: "false,true", str: "%1%,%2%"}  # an example of each kind
+# An example of each kind that takes a range.
+_RANGES_OF: dict[object, str] = {int: "int(1,8)", float: "uniform(0,1)", bool: "false,true", str: "%1%,%2%"}
 
 SETTINGS = ("metric", "mode", "workers", "seed", "repeats", "retries", "max_failures", "init_from")
 

@@ -203,6 +203,26 @@ def test_export_in_every_format_says_the_same(cli: Cli, store: Path, work: Path)
     assert [(row["trial"], row["step"]) for row in long] == [(str(t), str(s)) for t in range(4) for s in (1, 2, 3)]
 
 
+def test_export_says_when_a_stopped_trial_ended(cli: Cli, store: Path) -> None:
+    rows = list(csv.DictReader(io.StringIO(cli("export", "race").stdout)))
+    stopped = [row for row in rows if row["status"] == "stopped"]
+    assert len(stopped) >= 6, "paused at a rung, never promoted"
+    sweep = data(cli("show", "race", "--json"))
+    assert all(sweep["started"] < float(row["started"]) <= float(row["ended"]) <= sweep["ended"] for row in rows)
+
+
+def test_export_of_a_run_without_trials_is_a_row_of_the_same_columns(cli: Cli, store: Path) -> None:
+    (row,) = csv.DictReader(io.StringIO(cli("export", "Square").stdout))
+    (trial, *_) = csv.DictReader(io.StringIO(cli("export", "tune").stdout))
+    assert {name for name in row if not name.startswith("param.")} <= set(trial)
+    assert (row["sweep"], row["status"], row["number"], row["param.n"]) == ("Square", "completed", "", "5")
+    assert float(row["ended"]) >= float(row["started"])
+    with Store(store) as write:
+        write.add("DELETE FROM run WHERE parent_id=2", ())
+    result = cli("export", "tune")
+    assert (result.stdout, "tune has no trials yet" in result.stderr) == ("", True)
+
+
 def test_json_has_no_nan(cli: Cli, store: Path) -> None:
     with Store(store) as write:
         write.add("UPDATE run SET score=? WHERE id=2", (math.inf,))
