@@ -55,10 +55,13 @@ def run_file(
     with _process(face):
         target = load_target(reference, values, options.env)
         _set_options(target, options)
-        entry = {"kind": "file", "file": target.file, "name": target.name, "args": list(values), "cwd": str(Path.cwd())}
         kept = {key: value for key, value in asdict(options).items() if value}
+        entry = {
+            "kind": "file", "file": target.file, "name": target.name, "args": list(values), "cwd": str(Path.cwd()),
+            "options": kept, "places": target.places,
+        }  # fmt: skip
         text = None if request is None else request.to_text()
-        with environment(SWEEP_ENTRY=json.dumps({**entry, "options": kept}), SWEEP_RESUME=text):
+        with environment(SWEEP_ENTRY=json.dumps(entry), SWEEP_RESUME=text):
             result = _run(face, target, options, resume)
     _print_result(face, result)
     _end(result)

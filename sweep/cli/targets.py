@@ -21,6 +21,9 @@ from sweep.errors import ConfigError, UnknownName, did_you_mean
 __all__ = ["Target", "find_targets", "load_target", "module_of", "parse_scope", "split"]
 
 
+Places = dict[str, list[str]]  # where the values of each key are from, the lowest source first
+
+
 @final
 @dataclass(frozen=True, slots=True)
 class Target:
@@ -31,12 +34,14 @@ class Target:
         name: Its name in the file.
         file: Absolute path of the file.
         inputs: Values for its inputs.
+        places: Where these, and arguments of what made it, are from; a run keeps the rest itself.
     """
 
     what: Any
     name: str
     file: str
     inputs: Mapping[str, object] = field(default_factory=dict)
+    places: Places = field(default_factory=dict)
 
     @property
     def kind(self) -> str:
@@ -182,29 +187,34 @@ def _built(what: object, name: str, file: Path, words: Sequence[str], prefix: st
     from sweep.pipeline.builder import Pipeline
 
     words = joined(words)
+    places: Places = {}
     if isinstance(what, type) and issubclass(what, Experiment):
         ours = what.__init__.__module__.partition(".")[0] == "sweep"  # fields and settings: given with their provenance
         own = {} if ours else argument_types(what)
-        what, words = _called(what, name, own, words)
+        what, words, places = _called(what, name, own, words)
     elif not isinstance(what, Pipeline | Experiment) and callable(what):
-        what, words = _called(what, name, _parameter_types(what), words)
+        what, words, places = _called(what, name, _parameter_types(what), words)
     if isinstance(what, Pipeline):
-        return Target(what, name, str(file), _inputs(what, name, words, prefix))
-    if isinstance(what, Experiment):
+        inputs, more = _inputs(what, name, words, prefix)
+    elif isinstance(what, Experiment):
         what = copy.copy(what)  # the module's own stays as it is
-        return Target(what, name, str(file), _configure(what, words, prefix))
-    raise ConfigError(
-        f"{file.name}:{name} is {what!r}; a Pipeline, an Experiment, or a function that returns one can be run"
-    )
+        inputs, more = _configure(what, words, prefix)
+    else:
+        raise ConfigError(
+            f"{file.name}:{name} is {what!r}; a Pipeline, an Experiment, or a function that returns one can be run"
+        )
+    return Target(what, name, str(file), inputs, {**places, **more})
 
 
-def _called(function: Any, name: str, types: Mapping[str, object], words: Sequence[str]) -> tuple[Any, list[str]]:
+def _called(
+    function: Any, name: str, types: Mapping[str, object], words: Sequence[str]
+) -> tuple[object, list[str], Places]:
     """Call a class, or a function that returns something to run, with its own words; return also the others."""
     from sweep.experiments.given import Given, typed
 
     own, rest = _apart(words, types)
-    given = Given.by(sources(_values(own))).heads()
-    values = {key: typed(key, items, types[key]) for key, items in given.items()}
+    given = Given.by(sources(_values(own)))
+    values = {key: typed(key, items, types[key]) for key, items in given.heads().items()}
     needed = [
         one.name
         for one in inspect.signature(function).parameters.values()
@@ -213,10 +223,10 @@ def _called(function: Any, name: str, types: Mapping[str, object], words: Sequen
     if needed:
         near = did_you_mean(needed[0], [word.partition("=")[0] for word in rest])
         raise ConfigError(f"{name}(…) needs {', '.join(needed)}: give {needed[0]}=VALUE{near}")
-    return function(**values), rest
+    return function(**values), rest, given.places()
 
 
-def _configure(what: Any, words: Sequence[str], prefix: str | None) -> dict[str, Any]:
+def _configure(what: Any, words: Sequence[str], prefix: str | None) -> tuple[dict[str, object], Places]:
     """Give an experiment its values, and those of the runs inside it; return what is left: values of its inputs."""
     from sweep.experiments.given import Given, typed
     from sweep.pipeline.units import Configuration
@@ -235,7 +245,7 @@ def _configure(what: Any, words: Sequence[str], prefix: str | None) -> dict[str,
         if what.level != "sweep" and config is None and set(what.fields) >= set(types):
             words, prefix = _for_scope(what.pipeline(), types, words, prefix)
         given = Given.of(config) + Given.by(sources(_values(words), prefix))
-    inputs: dict[str, Any] = {}
+    inputs: dict[str, object] = {}
     strangers = [key for key in given.heads() if key not in types]
     if strangers and what.level != "sweep":
         what._given_config = given.only([key for key in given.heads() if key in types])
@@ -243,20 +253,22 @@ def _configure(what: Any, words: Sequence[str], prefix: str | None) -> dict[str,
         inputs = {key: typed(key, given.heads()[key], known[key]) for key in strangers if key in known}
     what._given_config = given.only([key for key in given.heads() if key not in inputs])
     what._with_config()
-    return inputs
+    return inputs, given.only(list(inputs)).places()
 
 
-def _inputs(pipeline: Any, name: str, words: Sequence[str], prefix: str | None) -> dict[str, Any]:
+def _inputs(
+    pipeline: Any, name: str, words: Sequence[str], prefix: str | None
+) -> tuple[dict[str, object], Places]:
     """Return the inputs of a pipeline; the other words are for the scope of configuration in it, if there is one."""
     from sweep.experiments.given import Given, typed
 
     types = pipeline.inputs
     words, prefix = _for_scope(pipeline, types, words, prefix)
-    given = Given.by(sources(_values(words), prefix)).heads()
-    for key, items in given.items():
+    given = Given.by(sources(_values(words), prefix))
+    for key, items in given.heads().items():
         if key not in types:
             raise UnknownName("key", key, types, f"{items[0].source!r} for {name}")
-    return {key: typed(key, items, types[key]) for key, items in given.items()}
+    return {key: typed(key, items, types[key]) for key, items in given.heads().items()}, given.places()
 
 
 def _for_scope(

@@ -130,17 +130,20 @@ def _why_of_run(face: Face, key: str, reference: str, values: tuple[str, ...]) -
         row = find_run(store, reference)
         path = path_of(store, row)
         layers = _kept_layers(store, row.id)
-    params = row.data("params") or {}
+    params, entry = row.data("params") or {}, row.data("entry") or {}
     try:
         _show_layers(face, key, layers)
         return
     except UnknownName as error:
-        if key not in params:
-            raise UnknownName("key", key, [*error.known, *params], f"fields, inputs and config of {path}") from error
-    entry = row.data("entry") or {}
-    typed = [word for word in entry.get("args", []) if word.startswith(f"{key}=")]
-    place = f"command line: {typed[-1]}" if typed else f"{row.level} {path}"
-    face.show({"key": key, "value": params[key], "source": place}, f"{key} = {params[key]!r}\n  {place}")
+        head, places = key.partition(".")[0], entry.get("places", {})
+        if head not in places and key not in params:
+            known = {*error.known, *params, *places}
+            raise UnknownName("key", key, known, f"fields, inputs and config of {path}") from error
+    head = key if key in params else head
+    said = places.get(head, [f"{row.level} {path}"])
+    value = f" = {params[head]!r}" if head in params else ""
+    data = {"key": head, "value": params.get(head), "source": said[-1], "sources": said}
+    face.show(data, "\n  ".join([f"{head}{value}", *said]))
 
 
 def _kept_layers(store: Store, run_id: int) -> list[dict[str, Any]]:

@@ -104,6 +104,16 @@ class Given:
         kept = [_cut(layer, {path: path[1:] for path in layer.writes if path[0] == name and path[1:]}) for layer in self.layers]
         return Given(tuple(items), tuple(layer for layer in kept if layer.writes))
 
+    def places(self) -> dict[str, list[str]]:
+        """Return where values are from, by the first part of their keys, the lowest source first."""
+        found: dict[str, list[str]] = {}
+        for layer in self.layers:
+            for path in layer.writes:
+                said = found.setdefault(str(path[0]), [])
+                place = f"{layer.kind}: {layer.place(path)}"
+                said += [] if place in said else [place]
+        return found
+
     def as_data(self) -> dict[str, object]:
         """Return the values by dotted key as plain JSON data, for identity."""
         values = {dotted(item.path): item.value for item in self.items}

@@ -271,6 +271,24 @@ def test_files_variables_and_words_stand_above_each_other(run: Cli, cli: Cli, mo
     assert "sgd" in cli("config", "why", "settings.name", "Train").stdout
 
 
+def test_a_plain_pipeline_and_what_a_function_was_given_say_where_values_are_from(
+    run: Cli, cli: Cli, more: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (more / "base.yaml").write_text("tag: low\nsource: {path: p}\nsettings: {lr: 0.75}\n")
+    monkeypatch.setenv("APP_TAG", "middle")
+    run("pipe", "--config", "base.yaml", "--env", "APP_", "source.n=4", "tag=top")
+    lines = cli("config", "why", "tag", "pipe").stdout.splitlines()
+    assert lines == ["tag = 'top'", "  file: base.yaml", "  environment: APP_TAG=middle", "  command line: tag=top"]
+    assert cli("config", "why", "source.path", "pipe").stdout.splitlines()[1:] == [
+        "  file: base.yaml",
+        "  command line: source.n=4",
+    ]
+    assert data(cli("config", "why", "settings", "pipe", "--json"))["source"] == "file: base.yaml"
+    assert "did you mean 'source'?" in cli("config", "why", "sorce", "pipe", code=2).stderr
+    cli("run", "work.py:make", "most=2", "--budget", "1", "--store", "sweep.db")
+    assert "command line: most=2" in cli("config", "why", "most", "made").stdout
+
+
 def test_a_sweep_reads_ranges_from_a_file(run: Cli, more: Path) -> None:
     (more / "space.yaml").write_text("lr: log(1e-3, 1e-1)\ndepth: 5\n")
     run("tune", "--config", "space.yaml", "--budget", "1")
