@@ -6,14 +6,19 @@ import logging
 import math
 import statistics
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from typing import Any, ClassVar, final
+from typing import TYPE_CHECKING, Any, ClassVar, final
 
 from sweep.errors import MissingExtra, StrategyError, UnknownName
 from sweep.optimizers.history import ModelOptimizer, Proposal, Record, State
 from sweep.optimizers.seeding import own_seed
 from sweep.optimizers.sobol import sobol_points
-from sweep.space import Choice, Distribution, Integer, LogInteger, Ordinal, SearchSpace
+from sweep.space import Choice, Distribution, Integer, LogInteger, Ordinal, Params
 from sweep.trial import Trial
+
+if TYPE_CHECKING:
+    from ax.api.client import Client
+    from ax.api.configs import ChoiceParameterConfig, RangeParameterConfig
+    from ax.generation_strategy.generation_strategy import GenerationStrategy
 
 __all__ = ["AxOptimizer"]
 
@@ -52,11 +57,11 @@ class AxOptimizer(ModelOptimizer):
         MissingExtra: At ``setup``: ax-platform is not installed.
     """
 
-    TUNABLE: ClassVar[Mapping[str, Any]] = {"acquisition": Choice(["EI", "NEI", "UCB"]), "n_initial": Integer(3, 20)}
+    TUNABLE: ClassVar[Mapping[str, Distribution]] = {"acquisition": Choice(["EI", "NEI", "UCB"]), "n_initial": Integer(3, 20)}
 
     def __init__(
         self,
-        search_space: SearchSpace | Mapping[str, Any] | None = None,
+        search_space: Mapping[str, object] | None = None,
         acquisition: str | None = None,
         *,
         n_initial: int = 5,
@@ -82,7 +87,7 @@ class AxOptimizer(ModelOptimizer):
                 return
             yield self._spread(index), {}
 
-    def _spread(self, index: int) -> dict[str, Any]:
+    def _spread(self, index: int) -> Params:
         seed = own_seed(self._seed, 0, "ax")
         [point] = sobol_points(len(self.space.dimensions), index, 1, seed)
         return self.space.from_unit(point)
@@ -90,40 +95,46 @@ class AxOptimizer(ModelOptimizer):
     def _modelled(self, index: int, n: int) -> Iterator[Proposal]:
         """Yield ``n`` points chosen together; the client is made anew, so nothing depends on how it came about."""
         ax = _import_ax()
-        axes = {name: _Axis(self.space[name]) for name in self.space.dimensions}
+        axes = {name: _Axis(name, self.space[name]) for name in self.space.dimensions}
         with ax.with_rng_seed(own_seed(self._seed, index, "ax") % 2**32):
             client = self._client(ax, axes)
             for found in client.get_next_trials(n).values():
                 yield self._params(axes, found), {}
 
-    def _params(self, axes: Mapping[str, _Axis], found: Mapping[str, Any]) -> dict[str, Any]:
-        params: dict[str, Any] = {}
+    def _params(self, axes: Mapping[str, _Axis], found: Mapping[str, Any]) -> Params:
+        params: Params = {}
         for name, part in self.space.items():
             if self.space.is_active(name, params):
                 params[name] = axes[name].decode(found[name]) if name in axes else part.from_unit(0.5)
         return params
 
-    def _client(self, ax: _Ax, axes: Mapping[str, _Axis]) -> Any:
+    def _client(self, ax: _Ax, axes: Mapping[str, _Axis]) -> Client:
         """Return a client that knows the history."""
-        records = [record for record in self._history.records if record.state is not State.VOID]
-        losses = _scaled([record.losses for record in records if record.state is State.SEEN])
-        bounds = {id(record): self._bounds(record) for record in records if record.state is State.SEEN}
+        seen = [record for record in self._history.records if record.state is State.SEEN]
+        told: dict[int, dict[str, float]] = {}
+        for record, losses in zip(seen, _scaled([record.losses for record in seen]), strict=True):
+            told[id(record)] = {f"loss{i}": loss for i, loss in enumerate(losses)} | self._bounds(record)
+        client = self._experiment(ax, axes, sorted({name for data in told.values() for name in data}))
+        for record in self._history.records:
+            if record.state is State.VOID:
+                continue
+            number = client.attach_trial({name: axis.encode(record.trial.params) for name, axis in axes.items()})
+            if record.state is State.FAILED:
+                client.mark_trial_failed(number)
+            elif record.state is State.SEEN:
+                client.complete_trial(number, told[id(record)])
+        return client
+
+    def _experiment(self, ax: _Ax, axes: Mapping[str, _Axis], outcomes: Sequence[str]) -> Client:
+        """Return a client without trials."""
         client = ax.Client()
-        client.configure_experiment([axis.config(ax, name) for name, axis in axes.items()])
+        client.configure_experiment([axis.config(ax) for axis in axes.values()])
         names = [f"loss{i}" for i in range(len(self._objectives))]
-        limits = sorted({f"{name} <= 0" for values in bounds.values() for name in values})
+        limits = [f"{name} <= 0" for name in outcomes if name not in names]
         if len(names) > 1:  # what lies worse than a span beyond the median is no part of the front
             limits += [f"{name} <= 1" for name in names]
         client.configure_optimization(", ".join(f"-{name}" for name in names), outcome_constraints=limits)
         client.set_generation_strategy(ax.strategy(_ACQUISITIONS.get(self.acquisition or "")))
-        for record in records:
-            values = {name: axis.encode(record.params.get(name, _ABSENT)) for name, axis in axes.items()}
-            number = client.attach_trial(values)
-            if record.state is State.FAILED:
-                client.mark_trial_failed(number)
-            elif record.state is State.SEEN:
-                data = {f"loss{i}": loss for i, loss in enumerate(next(losses))}
-                client.complete_trial(number, {**data, **bounds[id(record)]})
         return client
 
     def _bounds(self, record: Record) -> dict[str, float]:
@@ -133,43 +144,40 @@ class AxOptimizer(ModelOptimizer):
         return {f"constraint{i}": float(g) for i, g in enumerate(self.constraints_func(record.trial))}
 
 
-_ABSENT: Any = object()
-
-
 @final
 class _Axis:
     """One parameter as Ax sees it: a place in [0, 1], a whole number, or a category by its place."""
 
-    def __init__(self, part: Distribution) -> None:
-        self._part = part
+    def __init__(self, name: str, part: Distribution) -> None:
+        self._name, self._part = name, part
         self._count = 0
         if isinstance(part, Choice | Ordinal):
             self._count = len(part.options)
         elif isinstance(part, Integer):
             self._count = (part.high - part.low) // part.step + 1
 
-    def config(self, ax: _Ax, name: str) -> Any:
+    def config(self, ax: _Ax) -> ChoiceParameterConfig | RangeParameterConfig:
         """Return Ax's definition of the parameter."""
         part = self._part
         if isinstance(part, Choice):
             options = [str(place) for place in range(self._count)]
-            return ax.Choice(name, options, "str", is_ordered=False)
+            return ax.Choice(self._name, options, "str", is_ordered=False)
         if self._count:
-            return ax.Range(name, (0, self._count - 1), "int")
+            return ax.Range(self._name, (0, self._count - 1), "int")
         if isinstance(part, LogInteger):
-            return ax.Range(name, (part.low, part.high), "int", scaling="log")
-        return ax.Range(name, (0.0, 1.0), "float")
+            return ax.Range(self._name, (part.low, part.high), "int", scaling="log")
+        return ax.Range(self._name, (0.0, 1.0), "float")
 
-    def encode(self, value: Any) -> Any:
+    def encode(self, params: Params) -> float | str:
         """Return our value as Ax's; of an inactive parameter the middle."""
-        part = self._part
+        part, is_active = self._part, self._name in params
         if isinstance(part, LogInteger):
-            return part.from_unit(0.5) if value is _ABSENT else value
-        unit = 0.5 if value is _ABSENT else part.to_unit(value)
+            return int(params[self._name]) if is_active else part.from_unit(0.5)
+        unit = part.to_unit(params[self._name]) if is_active else 0.5
         place = min(int(unit * self._count), self._count - 1)
         return str(place) if isinstance(part, Choice) else place if self._count else unit
 
-    def decode(self, value: Any) -> Any:
+    def decode(self, value: float | str) -> object:
         """Return Ax's value as ours."""
         if isinstance(self._part, LogInteger):
             return int(value)
@@ -204,7 +212,7 @@ class _Ax:
         self.with_rng_seed = with_rng_seed
         self._parts = GenerationStrategy, GenerationNode, GeneratorSpec, Generators
 
-    def strategy(self, acquisition: str | None) -> Any:
+    def strategy(self, acquisition: str | None) -> GenerationStrategy:
         """Return Ax's plan: nothing but the Gaussian process with that acquisition, or Ax's own choice."""
         import botorch.acquisition as single
         import botorch.acquisition.multi_objective as several

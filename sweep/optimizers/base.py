@@ -4,9 +4,9 @@ from __future__ import annotations
 
 from abc import ABC, abstractmethod
 from collections.abc import Mapping, Sequence
-from typing import Any, ClassVar
+from typing import ClassVar
 
-from sweep.space import SearchSpace
+from sweep.space import Distribution, SearchSpace
 from sweep.trial import Objective, Result, Trial
 
 __all__ = ["Optimizer"]
@@ -39,7 +39,7 @@ class Optimizer(ABC):
     search_space: SearchSpace | None = None
     finite: bool = False
     cheap: bool = False
-    TUNABLE: ClassVar[Mapping[str, Any]] = {}
+    TUNABLE: ClassVar[Mapping[str, Distribution]] = {}
 
     @abstractmethod
     def suggest(self, n: int) -> list[Trial]:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Hashable, Iterable, Iterator, Mapping
 from itertools import islice
-from typing import Any, final
+from typing import final
 
 from sweep.optimizers.seeding import SeededOptimizer
 from sweep.space.values import key
@@ -41,12 +41,12 @@ class GridOptimizer(SeededOptimizer):
     def _begin(self) -> None:
         self._passed = 0  # how many combinations of the grid have been dealt with
         self._tried: set[Hashable] = set()  # what was tried without having been suggested here
-        self._source: Iterator[Mapping[str, Any]] | None = iter(self._space.grid()) if self._space is not None else None
+        self._source: Iterator[Mapping[str, object]] | None = iter(self._space.grid()) if self._space is not None else None
 
-    def __getstate__(self) -> dict[str, Any]:
+    def __getstate__(self) -> dict[str, object]:
         return {**self.__dict__, "_source": None}  # an iterator does not pickle; the place in it does
 
-    def _ahead(self) -> Iterator[Mapping[str, Any]]:
+    def _ahead(self) -> Iterator[Mapping[str, object]]:
         if self._source is None:
             self._source = islice(iter(self.space.grid()), self._passed, None)
         return self._source
@@ -80,5 +80,5 @@ def _counts(trial: Trial) -> bool:
     return trial.status is Status.COMPLETED if trial.source is Source.EARLIER else True
 
 
-def _key(params: Mapping[str, Any]) -> Hashable:
+def _key(params: Mapping[str, object]) -> Hashable:
     return key({name: params[name] for name in sorted(params)})

@@ -6,12 +6,12 @@ import random
 import warnings
 from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager
-from typing import Any, ClassVar, final
+from typing import ClassVar, Protocol, final
 
 from sweep.errors import MissingExtra, StrategyError, UnknownName
 from sweep.optimizers.history import ModelOptimizer, Proposal, Record, State
 from sweep.optimizers.seeding import own_seed
-from sweep.space import Choice, SearchSpace
+from sweep.space import Choice, Distribution, Params, SearchSpace
 from sweep.trial import Trial
 
 __all__ = ["NevergradOptimizer"]
@@ -51,11 +51,11 @@ class NevergradOptimizer(ModelOptimizer):
         2
     """
 
-    TUNABLE: ClassVar[Mapping[str, Any]] = {"optimizer": Choice(["NGOpt", "TwoPointsDE", "CMA", "PSO", "OnePlusOne"])}
+    TUNABLE: ClassVar[Mapping[str, Distribution]] = {"optimizer": Choice(["NGOpt", "TwoPointsDE", "CMA", "PSO", "OnePlusOne"])}
 
     def __init__(
         self,
-        search_space: SearchSpace | Mapping[str, Any] | None = None,
+        search_space: Mapping[str, object] | None = None,
         optimizer: str = "NGOpt",
         *,
         budget: int | None = None,
@@ -72,7 +72,7 @@ class NevergradOptimizer(ModelOptimizer):
         self._session: _Session | None = None
         self._ready()
 
-    def __getstate__(self) -> dict[str, Any]:
+    def __getstate__(self) -> dict[str, object]:
         return {**self.__dict__, "_session": None}  # replayed from the history, which is ours
 
     def restore(self, trials: Iterable[Trial]) -> None:
@@ -97,6 +97,12 @@ class NevergradOptimizer(ModelOptimizer):
             if self._ready().is_exhausted(index):
                 return
             yield self._ready().ask(index), {}
+
+
+class _Candidate(Protocol):
+    """What Nevergrad proposes."""
+
+    value: Mapping[str, float]
 
 
 @final
@@ -141,7 +147,7 @@ class _Session:
                     "numpy below 2.4, or name another one, such as NevergradOptimizer(optimizer='CMA')"
                 )
             self._optimizer = chosen._optim  # what Nevergrad itself goes on with when its model fails
-        self._candidates: dict[int, Any] = {}
+        self._candidates: dict[int, _Candidate] = {}
         self._told: set[int] = set()
         self._worst: list[float] | None = None
 
@@ -162,7 +168,7 @@ class _Session:
         """Return whether there is no suggestion ``index``: a one-shot method has planned them all at the start."""
         return self._last is not None and index >= self._last
 
-    def ask(self, index: int) -> dict[str, Any]:
+    def ask(self, index: int) -> Params:
         """Return the parameters of suggestion ``index``."""
         seed = own_seed(self._seed, index, "nevergrad")
         self._domain.random_state.seed(_words(seed))
@@ -192,7 +198,7 @@ class _Session:
                 self._candidates[record.index] = given  # several workers: it was asked with other results known
         self.tell(record)
 
-    def _values(self, candidate: Any) -> dict[str, Any]:
+    def _values(self, candidate: _Candidate) -> Params:
         return self._space.from_unit([self._place(name, candidate.value[name]) for name in self._space.dimensions])
 
     def _tell_foreign(self, record: Record) -> bool:
@@ -206,20 +212,21 @@ class _Session:
             self._told.add(key)
         return True
 
-    def _tell(self, candidate: Any, loss: Any) -> None:
+    def _tell(self, candidate: _Candidate, loss: float | list[float]) -> None:
         with self._calling(own_seed(self._seed, len(self._told), "nevergrad tell")):
             self._optimizer.tell(candidate, loss)
 
-    def _spawn(self, record: Record) -> Any:
+    def _spawn(self, record: Record) -> _Candidate:
         """Return a candidate with a record's parameters."""
         units = dict(zip(self._space.dimensions, self._space.to_unit(record.params), strict=True))
         value = {
             name: min(int(unit * self._sizes[name]), self._sizes[name] - 1) if name in self._sizes else unit
             for name, unit in units.items()
         }
-        return self._domain.spawn_child(new_value=value)
+        spawned: _Candidate = self._domain.spawn_child(new_value=value)
+        return spawned
 
-    def _loss(self, record: Record) -> Any:
+    def _loss(self, record: Record) -> float | list[float] | None:
         """Return what to tell, or None: nothing."""
         if record.state is State.SEEN:
             losses = [min(max(loss, -_HUGE), _HUGE) for loss in record.losses]
@@ -231,7 +238,7 @@ class _Session:
             return None
         return losses[0] if len(losses) == 1 else losses
 
-    def _place(self, name: str, value: Any) -> float:
+    def _place(self, name: str, value: float) -> float:
         """Return the unit coordinate of one of Nevergrad's values."""
         size = self._sizes.get(name)
         return min(max(float(value), 0.0), 1.0) if size is None else (int(value) + 0.5) / size

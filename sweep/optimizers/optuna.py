@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any, ClassVar, final
 from sweep.errors import MissingExtra, StrategyError, UnknownName, did_you_mean
 from sweep.optimizers.history import ModelOptimizer, Proposal, Record, State
 from sweep.optimizers.seeding import own_seed
-from sweep.space import Choice, Integer, SearchSpace
+from sweep.space import Choice, Distribution, Integer, Params, SearchSpace
 from sweep.trial import Trial
 
 if TYPE_CHECKING:
@@ -60,7 +60,7 @@ class OptunaOptimizer(ModelOptimizer):
         True
     """
 
-    TUNABLE: ClassVar[Mapping[str, Any]] = {
+    TUNABLE: ClassVar[Mapping[str, Distribution]] = {
         "sampler": Choice(["TPE"]),
         "n_startup_trials": Integer(5, 30),
         "n_ei_candidates": Integer(12, 96),
@@ -68,7 +68,7 @@ class OptunaOptimizer(ModelOptimizer):
 
     def __init__(
         self,
-        search_space: SearchSpace | Mapping[str, Any] | None = None,
+        search_space: Mapping[str, object] | None = None,
         sampler: str | optuna.samplers.BaseSampler = "TPE",
         **sampler_options: Any,
     ) -> None:
@@ -94,7 +94,7 @@ class OptunaOptimizer(ModelOptimizer):
                 self._study.add(record)
         return self._study
 
-    def __getstate__(self) -> dict[str, Any]:
+    def __getstate__(self) -> dict[str, object]:
         return {**self.__dict__, "_study": None}  # made again from the history, which is ours
 
     def restore(self, trials: Iterable[Trial]) -> None:
@@ -184,7 +184,7 @@ class _Study:
         _reseed(self._study.sampler, [(seed >> shift) % 2**32 for shift in range(0, 160, 32)])
         trial = self._study.ask()
         self._numbers["own", index] = trial.number
-        params: dict[str, Any] = {}
+        params: Params = {}
         for name, part in self._space.items():
             if not self._space.is_active(name, params):
                 continue
@@ -268,7 +268,7 @@ def _sampler_class(name: str) -> type[optuna.samplers.BaseSampler]:
     return found
 
 
-def _check_options(name: str, options: Mapping[str, Any]) -> None:
+def _check_options(name: str, options: Mapping[str, object]) -> None:
     """Refuse a name, or the name of an option, that Optuna does not know.
 
     Raises:
@@ -313,7 +313,7 @@ def _make_sampler(
     return sampler
 
 
-def _grid(space: SearchSpace, name: str) -> Sequence[Any]:
+def _grid(space: SearchSpace, name: str) -> Sequence[object]:
     values = space[name].grid()
     if values is None:
         raise StrategyError(f"a grid needs a number of values for {name!r}: write num= in its distribution")

@@ -7,17 +7,18 @@ This one holds what the samplers read and nothing else.
 from __future__ import annotations
 
 import datetime
-from collections.abc import Container, Sequence
+from collections.abc import Container, Hashable, Sequence
 from typing import Any, final
 
 import optuna
 from optuna.distributions import BaseDistribution, CategoricalDistribution, FloatDistribution, IntDistribution
 from optuna.storages import BaseStorage
 from optuna.study import StudyDirection
+from optuna.study._frozen import FrozenStudy
 from optuna.trial import FrozenTrial, TrialState
 
 from sweep.optimizers.history import Record, State
-from sweep.space import Choice, Distribution, Integer, LogInteger, LogUniform, Ordinal, SearchSpace, Uniform
+from sweep.space import Choice, Distribution, Integer, LogInteger, LogUniform, Ordinal, Params, SearchSpace, Uniform
 from sweep.space.values import fresh, key
 
 __all__ = ["Axis", "Storage", "make_axes"]
@@ -50,7 +51,7 @@ class Axis:
 
     def __init__(self, part: Distribution) -> None:
         self._part = part
-        self._places: dict[Any, int] | None = None
+        self._places: dict[Hashable, int] | None = None
         self._unit = False
         if isinstance(part, Uniform | LogUniform):
             self.distribution: BaseDistribution = FloatDistribution(part.low, part.high, log=isinstance(part, LogUniform))
@@ -74,7 +75,7 @@ class Axis:
             return IntDistribution(0, len(options) - 1)
         return CategoricalDistribution(tuple(range(len(options))))
 
-    def encode(self, value: Any) -> Any:
+    def encode(self, value: object) -> Any:
         """Return our value as Optuna's."""
         if self._unit:
             return self._part.to_unit(value)
@@ -123,10 +124,10 @@ class Storage(BaseStorage):
     def __init__(self, directions: Sequence[StudyDirection]) -> None:
         self._directions = list(directions)
         self.trials: list[FrozenTrial] = []
-        self.attributes: dict[str, Any] = {}
-        self.written: dict[str, dict[str, Any]] = {}
+        self.attributes: dict[str, object] = {}
+        self.written: dict[str, dict[str, object]] = {}
 
-    def add(self, params: dict[str, Any], axes: dict[str, Axis], attributes: dict[str, Any]) -> FrozenTrial:
+    def add(self, params: Params, axes: dict[str, Axis], attributes: dict[str, object]) -> FrozenTrial:
         """Append a running trial; ``params`` are Optuna's values."""
         number = len(self.trials)
         trial = FrozenTrial(
@@ -165,10 +166,10 @@ class Storage(BaseStorage):
         """Forget everything."""
         self.trials.clear()
 
-    def set_study_user_attr(self, study_id: int, key: str, value: Any) -> None:
+    def set_study_user_attr(self, study_id: int, key: str, value: object) -> None:
         """Keep nothing: user attributes are the user's."""
 
-    def set_study_system_attr(self, study_id: int, key: str, value: Any) -> None:
+    def set_study_system_attr(self, study_id: int, key: str, value: object) -> None:
         """Keep a sampler's note on the study."""
         self.attributes[key] = value
         self.written.setdefault("study", {})[key] = value
@@ -185,15 +186,15 @@ class Storage(BaseStorage):
         """Return the directions."""
         return self._directions
 
-    def get_study_user_attrs(self, study_id: int) -> dict[str, Any]:
+    def get_study_user_attrs(self, study_id: int) -> dict[str, object]:
         """Return nothing."""
         return {}
 
-    def get_study_system_attrs(self, study_id: int) -> dict[str, Any]:
+    def get_study_system_attrs(self, study_id: int) -> dict[str, object]:
         """Return the samplers' notes."""
         return self.attributes
 
-    def get_all_studies(self) -> list[Any]:
+    def get_all_studies(self) -> list[FrozenStudy]:
         """Return nothing: nobody browses this storage."""
         return []
 
@@ -205,7 +206,7 @@ class Storage(BaseStorage):
         self.trials.append(template_trial)
         return int(template_trial.number)
 
-    def set_trial_param(self, trial_id: int, param_name: str, param_value_internal: float, distribution: Any) -> None:
+    def set_trial_param(self, trial_id: int, param_name: str, param_value_internal: float, distribution: BaseDistribution) -> None:
         """Set a parameter."""
         trial = self.trials[trial_id]
         trial._params[param_name] = distribution.to_external_repr(param_value_internal)
@@ -222,10 +223,10 @@ class Storage(BaseStorage):
         """Set a value on the way."""
         self.trials[trial_id].intermediate_values[step] = intermediate_value
 
-    def set_trial_user_attr(self, trial_id: int, key: str, value: Any) -> None:
+    def set_trial_user_attr(self, trial_id: int, key: str, value: object) -> None:
         """Keep nothing."""
 
-    def set_trial_system_attr(self, trial_id: int, key: str, value: Any) -> None:
+    def set_trial_system_attr(self, trial_id: int, key: str, value: object) -> None:
         """Keep a sampler's note on a trial."""
         self.trials[trial_id]._system_attrs[key] = value
         self.written.setdefault("trial", {})[key] = value

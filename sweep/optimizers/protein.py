@@ -4,12 +4,12 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterator, Mapping, Sequence
-from typing import TYPE_CHECKING, Any, ClassVar, Literal, final
+from typing import TYPE_CHECKING, ClassVar, Literal, final
 
 from sweep.errors import StrategyError
 from sweep.optimizers.history import OwnModelOptimizer, Proposal, Record, State
 from sweep.optimizers.seeding import own_seed
-from sweep.space import Choice, Integer, SearchSpace, Uniform
+from sweep.space import Choice, Distribution, Integer, Params, Uniform
 
 if TYPE_CHECKING:
     import numpy as np
@@ -66,7 +66,7 @@ class ProteinOptimizer(OwnModelOptimizer):
     """
 
     extra: ClassVar[str] = "protein"
-    TUNABLE: ClassVar[Mapping[str, Any]] = {
+    TUNABLE: ClassVar[Mapping[str, Distribution]] = {
         "acquisition": Choice(["naive", "ei", "ucb"]),
         "expansion_rate": Uniform(0, 1),
         "resample_frequency": Integer(0, 20),
@@ -75,10 +75,10 @@ class ProteinOptimizer(OwnModelOptimizer):
 
     def __init__(
         self,
-        search_space: SearchSpace | Mapping[str, Any] | None = None,
+        search_space: Mapping[str, object] | None = None,
         acquisition: Literal["naive", "ei", "ucb"] = "naive",
         *,
-        center: Mapping[str, Any] | None = None,
+        center: Mapping[str, object] | None = None,
         scale: float | Mapping[str, float] = 0.5,
         num_random_samples: int = 0,
         resample_frequency: int = 10,
@@ -128,7 +128,7 @@ class ProteinOptimizer(OwnModelOptimizer):
             units.append(part.to_unit(value))
         return units
 
-    def _refuse_unknown(self, argument: str, names: Mapping[str, Any]) -> None:
+    def _refuse_unknown(self, argument: str, names: Mapping[str, object]) -> None:
         unknown = [name for name in names if name not in self.space]
         if unknown:
             raise StrategyError(f"ProteinOptimizer({argument}) names {unknown}; the space has {list(self.space)}")
@@ -140,7 +140,7 @@ class ProteinOptimizer(OwnModelOptimizer):
             rng = np.random.default_rng(own_seed(self._seed, index, "protein"))
             yield self._propose(index, rng), {}
 
-    def _propose(self, index: int, rng: np.random.Generator) -> dict[str, Any]:
+    def _propose(self, index: int, rng: np.random.Generator) -> Params:
         if index == 0:
             return self.space.from_unit(self._middle)
         seen = [record for record in self._history.records if record.state is State.SEEN]
@@ -151,7 +151,7 @@ class ProteinOptimizer(OwnModelOptimizer):
             return dict(front[rng.integers(len(front))].params)
         return self._best_candidate(seen, _pruned(front), rng)
 
-    def _best_candidate(self, seen: list[Record], front: list[Record], rng: np.random.Generator) -> dict[str, Any]:
+    def _best_candidate(self, seen: list[Record], front: list[Record], rng: np.random.Generator) -> Params:
         import numpy as np
 
         best = sorted(seen, key=lambda record: record.losses[0])[:3]

@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import random
-from typing import Any, final
+from typing import final
 
 from sweep.optimizers.seeding import IndexedOptimizer, own_seed
+from sweep.space import Params
 
 __all__ = ["RandomOptimizer"]
 
@@ -36,6 +37,6 @@ class RandomOptimizer(IndexedOptimizer):
         super()._begin()
         self._rng = random.Random(0)  # noqa: S311  # reproducibility, not secrecy
 
-    def _params(self, index: int) -> dict[str, Any]:
+    def _params(self, index: int) -> Params:
         self._rng.seed(own_seed(self._seed, index, "random"))  # half the price of a new generator
         return self.space.sample(self._rng)

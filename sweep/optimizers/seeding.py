@@ -10,11 +10,10 @@ from __future__ import annotations
 import zlib
 from abc import abstractmethod
 from collections.abc import Iterable, Mapping, Sequence
-from typing import Any
 
 from sweep.errors import StrategyError
 from sweep.optimizers.base import Optimizer
-from sweep.space import SearchSpace
+from sweep.space import Params, SearchSpace
 from sweep.trial import Objective, Result, Source, Trial
 
 __all__ = ["IndexedOptimizer", "SeededOptimizer", "own_seed"]
@@ -49,7 +48,7 @@ class SeededOptimizer(Optimizer):
         SpaceError: The mapping is no search space.
     """
 
-    def __init__(self, search_space: SearchSpace | Mapping[str, Any] | None = None) -> None:
+    def __init__(self, search_space: Mapping[str, object] | None = None) -> None:
         if search_space is not None and not isinstance(search_space, SearchSpace):
             search_space = SearchSpace(search_space)
         self.search_space = search_space
@@ -91,7 +90,7 @@ class IndexedOptimizer(SeededOptimizer):
         self._next = 0
 
     @abstractmethod
-    def _params(self, index: int) -> dict[str, Any]:
+    def _params(self, index: int) -> Params:
         """Return the parameters of suggestion ``index``."""
 
     def suggest(self, n: int) -> list[Trial]:

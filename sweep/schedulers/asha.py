@@ -6,14 +6,14 @@ import math
 from bisect import bisect_right
 from collections.abc import Mapping, Sequence
 from enum import Enum
-from typing import Any, ClassVar, Literal, TypeAlias, final
+from typing import ClassVar, Literal, TypeAlias, final
 
 from sweep.errors import StrategyError
 from sweep.schedulers.arguments import one_of, real, whole
 from sweep.schedulers.base import JudgingScheduler
 from sweep.schedulers.predicted import Predict, PredictedRank
 from sweep.schedulers.rungs import Rung, exact, hyperband_sizes, levels
-from sweep.space import Choice, Integer, Ordinal, SearchSpace
+from sweep.space import Choice, Distribution, Integer, Ordinal, SearchSpace
 from sweep.trial import Decision, Objective, Status, Trial
 
 __all__ = ["ASHAScheduler", "AsyncHyperbandScheduler"]
@@ -239,7 +239,7 @@ class ASHAScheduler(_AsynchronousHalving):
         <Decision.PAUSE: 'pause'>
     """
 
-    TUNABLE: ClassVar[Mapping[str, Any]] = {
+    TUNABLE: ClassVar[Mapping[str, Distribution]] = {
         "reduction_factor": Ordinal([2, 3, 4]),
         "grace_period": Integer(1, 10),
         "rule": Choice(["promotion", "stopping"]),
@@ -339,7 +339,7 @@ class AsyncHyperbandScheduler(_AsynchronousHalving):
         StrategyError: An argument is out of its range.
     """
 
-    TUNABLE: ClassVar[Mapping[str, Any]] = {"reduction_factor": Ordinal([2, 3, 4]), "grace_period": Integer(1, 10)}
+    TUNABLE: ClassVar[Mapping[str, Distribution]] = {"reduction_factor": Ordinal([2, 3, 4]), "grace_period": Integer(1, 10)}
 
     def __init__(self, max_epochs: int = 81, reduction_factor: float = 3, grace_period: int = 1) -> None:
         super().__init__("AsyncHyperbandScheduler", max_epochs, reduction_factor, grace_period, "promotion")

@@ -5,10 +5,10 @@ from __future__ import annotations
 import math
 from abc import ABC, abstractmethod
 from collections.abc import Mapping, Sequence
-from typing import Any, ClassVar, final
+from typing import ClassVar, final
 
 from sweep.errors import StrategyError
-from sweep.space import SearchSpace
+from sweep.space import Distribution, SearchSpace
 from sweep.trial import Decision, Objective, Resources, Trial
 
 __all__ = ["Decision", "JudgingScheduler", "Measure", "Scheduler"]
@@ -76,7 +76,7 @@ class Scheduler(ABC):
         pauses: Whether it pauses trials, which then go on from their checkpoint, or anew without one.
     """
 
-    TUNABLE: ClassVar[Mapping[str, Any]] = {}
+    TUNABLE: ClassVar[Mapping[str, Distribution]] = {}
     max_resource: int | None = None
     pauses: bool = False
 

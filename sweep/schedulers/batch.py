@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from typing import Any, ClassVar, final
+from typing import ClassVar, final
 
 from sweep.schedulers.arguments import whole
 from sweep.schedulers.base import Scheduler
-from sweep.space import LogInteger, SearchSpace
+from sweep.space import Distribution, LogInteger, SearchSpace
 from sweep.trial import Objective, Status, Trial
 
 __all__ = ["BatchScheduler", "SynchronousBatchScheduler"]
@@ -52,7 +52,7 @@ class SynchronousBatchScheduler(Scheduler):
         StrategyError: ``batch_size`` is no whole number >= 1.
     """
 
-    TUNABLE: ClassVar[Mapping[str, Any]] = {"batch_size": LogInteger(1, 64)}
+    TUNABLE: ClassVar[Mapping[str, Distribution]] = {"batch_size": LogInteger(1, 64)}
 
     def __init__(self, batch_size: int = 10) -> None:
         self.batch_size = whole("SynchronousBatchScheduler", "batch_size", batch_size)

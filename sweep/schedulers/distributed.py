@@ -34,7 +34,7 @@ class DistributedScheduler(Scheduler):
         'process'
     """
 
-    def __init__(self, scheduler: Scheduler, executor: Any) -> None:
+    def __init__(self, scheduler: Scheduler, executor: object) -> None:
         if not isinstance(scheduler, Scheduler):
             raise StrategyError(f"DistributedScheduler(scheduler={scheduler!r}): expected a Scheduler")
         if not isinstance(executor, str) and not callable(getattr(executor, "run", None)):
@@ -62,7 +62,7 @@ class DistributedScheduler(Scheduler):
     ) -> None:
         """Set the wrapped scheduler up, with ``predict`` if it takes it."""
         wants = "predict" in inspect.signature(self.scheduler.setup).parameters
-        extra: tuple[Any, ...] = (predict,) if wants else ()
+        extra: tuple[Predict | None, ...] = (predict,) if wants else ()
         self.scheduler.setup(space, objectives, seed, *extra)
 
     def should_stop(self, trial: Trial) -> bool:

@@ -7,13 +7,13 @@ import math
 from collections.abc import Mapping, Sequence
 from enum import Enum
 from fractions import Fraction
-from typing import Any, ClassVar, TypeAlias, final
+from typing import ClassVar, TypeAlias, final
 
 from sweep.errors import StrategyError
 from sweep.schedulers.arguments import real, whole
 from sweep.schedulers.base import JudgingScheduler
 from sweep.schedulers.rungs import Rung, exact, hyperband_table, levels
-from sweep.space import Integer, Ordinal
+from sweep.space import Distribution, Integer, Ordinal
 from sweep.trial import Decision, Status, Trial
 
 __all__ = ["HyperbandScheduler", "RoundsScheduler", "SuccessiveHalvingScheduler"]
@@ -233,7 +233,7 @@ class SuccessiveHalvingScheduler(_SynchronousHalving):
         (((27, 1), (9, 3), (3, 9), (1, 27)),)
     """
 
-    TUNABLE: ClassVar[Mapping[str, Any]] = {"reduction_factor": Ordinal([2, 3, 4]), "grace_period": Integer(1, 10)}
+    TUNABLE: ClassVar[Mapping[str, Distribution]] = {"reduction_factor": Ordinal([2, 3, 4]), "grace_period": Integer(1, 10)}
 
     def __init__(
         self, max_epochs: int = 81, reduction_factor: float = 3, grace_period: int = 1, n: int | None = None
@@ -277,7 +277,7 @@ class HyperbandScheduler(_SynchronousHalving):
         [(81, 1), (34, 3), (15, 9), (8, 27), (5, 81)]
     """
 
-    TUNABLE: ClassVar[Mapping[str, Any]] = {"reduction_factor": Ordinal([2, 3, 4]), "grace_period": Integer(1, 10)}
+    TUNABLE: ClassVar[Mapping[str, Distribution]] = {"reduction_factor": Ordinal([2, 3, 4]), "grace_period": Integer(1, 10)}
 
     def __init__(self, max_epochs: int = 81, reduction_factor: float = 3, grace_period: int = 1) -> None:
         owner = "HyperbandScheduler"

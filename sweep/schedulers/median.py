@@ -5,11 +5,11 @@ from __future__ import annotations
 import math
 from bisect import insort
 from collections.abc import Mapping, Sequence
-from typing import Any, ClassVar, final
+from typing import ClassVar, final
 
 from sweep.schedulers.arguments import whole
 from sweep.schedulers.base import JudgingScheduler
-from sweep.space import Integer
+from sweep.space import Distribution, Integer
 from sweep.trial import Decision, Trial
 
 __all__ = ["MedianStoppingScheduler"]
@@ -48,7 +48,7 @@ class MedianStoppingScheduler(JudgingScheduler):
         ['continue', 'continue', 'stop']
     """
 
-    TUNABLE: ClassVar[Mapping[str, Any]] = {"grace_period": Integer(1, 20), "min_samples": Integer(1, 10)}
+    TUNABLE: ClassVar[Mapping[str, Distribution]] = {"grace_period": Integer(1, 20), "min_samples": Integer(1, 10)}
 
     def __init__(self, grace_period: int = 1, min_samples: int = 3) -> None:
         self.grace_period = whole("MedianStoppingScheduler", "grace_period", grace_period)

@@ -8,13 +8,13 @@ from collections import deque
 from collections.abc import Mapping, Sequence
 from enum import Enum
 from fractions import Fraction
-from typing import Any, ClassVar, Literal, TypeVar, final
+from typing import ClassVar, Literal, TypeVar, final
 
 from sweep.errors import StrategyError
 from sweep.schedulers.arguments import one_of, real, whole
 from sweep.schedulers.base import JudgingScheduler
 from sweep.schedulers.rungs import exact
-from sweep.space import Choice, LogInteger, SearchSpace, Uniform
+from sweep.space import Choice, Distribution, LogInteger, Params, SearchSpace, Uniform
 from sweep.trial import Decision, Objective, Result, Source, Status, Trial
 
 __all__ = ["PBTScheduler"]
@@ -85,7 +85,7 @@ class PBTScheduler(JudgingScheduler):
         50
     """
 
-    TUNABLE: ClassVar[Mapping[str, Any]] = {
+    TUNABLE: ClassVar[Mapping[str, Distribution]] = {
         "population_size": LogInteger(4, 64),
         "explore_method": Choice(["perturb", "resample"]),
         "quantile": Uniform(0.1, 0.5),
@@ -292,23 +292,23 @@ class _Rules:
         """Draw a donor, each with equal probability."""
         return self._rng("donor", generation, place).choice(donors)
 
-    def sample(self, generation: int, place: int) -> dict[str, Any]:
+    def sample(self, generation: int, place: int) -> Params:
         """Draw parameters from the space."""
         return self._known_space().sample(self._rng("sample", generation, place))
 
-    def explore(self, params: Mapping[str, Any], generation: int, place: int) -> dict[str, Any]:
+    def explore(self, params: Mapping[str, object], generation: int, place: int) -> Params:
         """Return parameters near ``params``, inside the space."""
         space, rng = self._known_space(), self._rng("explore", generation, place)
         if self._method == "perturb":
             return space.perturb(params, rng, self._factors)
-        new: dict[str, Any] = {}
+        new: Params = {}
         for name in space.names:
             if space.is_active(name, new):
                 keep = name in params and rng.random() >= self._resample
                 new[name] = params[name] if keep else space[name].sample(rng)
         return new
 
-    def knows(self, params: Mapping[str, Any]) -> bool:
+    def knows(self, params: Mapping[str, object]) -> bool:
         """Return whether the parameters are of the space."""
         return self._known_space().contains(params)
 
@@ -327,7 +327,7 @@ class _Breeding:
     def __init__(self, rules: _Rules, size: int, generations: int) -> None:
         self._rules, self._generations = rules, generations
         self._generation = 0
-        self._params: dict[int, Mapping[str, Any]] = {}  # by place
+        self._params: dict[int, Mapping[str, object]] = {}  # by place
         self._losses: dict[int, float] = {}
         self._place: dict[int, int] = {}  # by number of the trial
         self._open = deque(range(size))  # places to be suggested in this generation
@@ -379,7 +379,7 @@ class _Breeding:
         self._open.extend(worst)
         self._due.update(worst)
 
-    def _heir(self, place: int, donors: Sequence[int]) -> dict[str, Any]:
+    def _heir(self, place: int, donors: Sequence[int]) -> Params:
         """Return the parameters of a place that is replaced; without a donor, drawn from the space."""
         if not donors:
             return self._rules.sample(self._generation, place)

@@ -5,6 +5,7 @@ from sweep.space.naming import flatten, nest
 from sweep.space.numeric import Integer, LogInteger, LogitUniform, LogNormal, LogUniform, Normal, Uniform
 from sweep.space.options import Choice, Constant, Ordinal
 from sweep.space.searchspace import SearchSpace
+from sweep.space.values import Params
 
 __all__ = [
     "Choice",
@@ -17,6 +18,7 @@ __all__ = [
     "LogitUniform",
     "Normal",
     "Ordinal",
+    "Params",
     "RandomSource",
     "SearchSpace",
     "Uniform",

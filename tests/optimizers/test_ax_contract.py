@@ -3,12 +3,24 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
+from typing import Any
 
 import pytest
 
 from sweep.errors import UnknownName
 from sweep.optimizers import AxOptimizer
-from sweep.space import Choice, Constant, Integer, LogInteger, LogUniform, Normal, Ordinal, SearchSpace, Uniform
+from sweep.space import (
+    Choice,
+    Constant,
+    Integer,
+    LogInteger,
+    LogitUniform,
+    LogUniform,
+    Normal,
+    Ordinal,
+    SearchSpace,
+    Uniform,
+)
 from sweep.testing.optimizers import OptimizerContract, play
 from sweep.trial import Objective, Result, Status, Trial
 
@@ -81,6 +93,29 @@ def test_constraints_and_acquisition_keep_the_search_where_it_is_feasible() -> N
     play(optimizer, 6, lambda params: params["x"] + params["y"])
     [trial] = optimizer.suggest(1)
     assert trial.params["x"] > 0.4
+
+
+def test_a_restored_history_costs_no_model_and_a_batch_costs_one(monkeypatch: pytest.MonkeyPatch) -> None:
+    """One client of Ax, and so one fit, however many trials there have been and however many are asked for."""
+    made: list[int] = []
+    client = AxOptimizer._client
+
+    def counted(self: AxOptimizer, *arguments: Any) -> Any:
+        made.append(1)
+        return client(self, *arguments)
+
+    monkeypatch.setattr(AxOptimizer, "_client", counted)
+    space = SearchSpace({"x": Uniform(0, 1), "share": LogitUniform(0.1, 0.99)})
+    done: Any = {"status": Status.COMPLETED, "score": 0.5, "values": (0.5,)}
+    history = [Trial({"x": n / 12, "share": 0.5}, number=n, **done) for n in range(12)]
+    optimizer = AxOptimizer(n_initial=3)
+    optimizer.setup(space, [Objective("loss")], 0)
+    optimizer.restore(history)
+    assert made == []
+    batch = optimizer.suggest(3)
+    assert len(batch) == 3
+    assert made == [1]
+    assert all(space.contains(trial.params) for trial in batch)
 
 
 def test_several_objectives() -> None:
