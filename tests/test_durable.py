@@ -395,7 +395,7 @@ def test_other_inputs_are_another_run_and_equal_ones_are_not() -> None:
 def test_inputs_that_cannot_be_stored_do_not_stand_in_the_way(store_path: Path) -> None:
     pipeline = Pipeline(tool=Any).stage("a", lambda: 1).through(x=int).stage("b", _crash)
     for _ in range(2):
-        with pytest.raises(Crash):
+        with pytest.raises(Crash), pytest.warns(RuntimeWarning, match="input 'tool' of 'r'"):
             pipeline.run(name="r", tool=object())
     assert statuses(store_path) == ["interrupted"]
 
@@ -440,8 +440,9 @@ def test_changed_code_warns_and_a_comment_does_not(tmp_path: Path) -> None:
     assert "code has changed" not in quiet.stderr
     told = run("def helper(): return 2")
     assert told.stdout == "1\n", told.stderr
-    assert "stage 'r/work': its code has changed since it finished" in told.stderr
+    assert "user.py:11: RuntimeWarning: stage 'r/work': its code has changed since it finished" in told.stderr
     assert "--redo work" in told.stderr
+    assert "state = Pipeline().stage" in told.stderr, "the user's line is shown, and none of ours"
 
 
 # ---------------------------------------------------------------- what cannot be kept
@@ -473,6 +474,35 @@ def test_a_default_checkpoint_that_cannot_be_stored_warns_once_and_runs_again(st
     with pytest.warns(RuntimeWarning, match="begins again"):
         assert Pipeline().then(pipeline).run(name="r").x == 1
     assert log == ["opened", "use", "opened", "use"]
+
+
+class Tool:
+    """No store can keep it."""
+
+
+def test_a_value_that_cannot_be_stored_warns_at_the_users_line() -> None:
+    with pytest.warns(RuntimeWarning, match="begins again") as caught:
+        Pipeline().stage("open", Tool).through(tool=Any).run(name="r")  # this line
+    assert caught[0].filename == __file__
+    assert Path(__file__).read_text().splitlines()[caught[0].lineno - 1].endswith("# this line")
+
+
+def test_an_input_that_cannot_be_stored_warns_before_anything_runs() -> None:
+    log: list[str] = []
+
+    def use(tool: Any, n: int) -> int:
+        log.append("use")
+        return n
+
+    pipeline = Pipeline().stage("use", use).through(x=int)
+    with pytest.raises(RuntimeWarning, match=r"input 'tool' of 'r' is a .*Tool, which cannot be stored. The value goes on"):
+        pipeline.run(name="r", tool=Tool(), n=1)
+    assert not log
+    with pytest.warns(RuntimeWarning) as caught:
+        assert pipeline.run(name="r", tool=[Tool()], n=1).x == 1
+    assert [one.filename for one in caught] == [__file__]
+    assert "input 'tool' of 'r'[0] is a" in str(caught[0].message)
+    assert pipeline.run(tool=Tool(), n=1).x == 1, "a run that is not kept loses nothing"
 
 
 def test_an_explicit_checkpoint_that_cannot_be_kept_is_an_error(store_path: Path) -> None:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import operator
+import warnings
 from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any, NamedTuple, Protocol, TypedDict
@@ -150,12 +152,75 @@ def test_unprovable_is_an_error_only_when_strict() -> None:
         return [1]
 
     pipeline = Pipeline().stage("loose", loose).through(numbers=list[int])
-    with pytest.warns(RuntimeWarning, match="cannot be proved"):
+    with pytest.warns(RuntimeWarning, match="cannot be proved") as said:
         pipeline.check()
+    assert (said[0].filename, said[0].lineno) == (__file__, loose.__code__.co_firstlineno + 3)
     pipeline.check()  # said once
     (problem,) = problems(lambda: pipeline.check(strict=True))
     assert "cannot be proved" in problem
     assert problems(lambda: Pipeline().stage("nested", pipeline).through(numbers=list[int]).check(strict=True))
+
+
+def test_the_same_warning_of_the_same_line_is_shown_once(recwarn: pytest.WarningsRecorder) -> None:
+    def loose() -> object:
+        return [1]
+
+    warnings.simplefilter("default")
+    for _ in range(2):
+        Pipeline().stage("loose", loose).through(numbers=list[int]).check()
+    assert len(recwarn) == 1
+
+
+def test_an_open_loop_is_a_problem_beside_the_others_and_is_drawn() -> None:
+    pipeline = Pipeline(n=int).stage("first", len).loop_while(lambda s: s.n, name="outer").stage("in", lambda n: n)
+    pipeline = pipeline.loop_while(lambda s: s.n, name="inner").stage("deep", lambda n: n)
+    found = problems(pipeline.check)
+    assert "'obj'" in found[0]
+    assert [text.split(" (")[0] for text in found[1:]] == ["loop 'outer'", "loop 'inner'"]
+    assert all(text.endswith("is not closed; add .end_loop()") and __file__ in text for text in found[1:])
+    assert repr(pipeline) == "Pipeline(first -> outer(in -> inner(deep)*)*)"
+    (inside,) = problems(Pipeline().stage("whole", Pipeline().loop_while(bool).stage("x", lambda: 1)).check)
+    assert inside.startswith("stage 'whole' (")
+    with pytest.raises(ContractError, match=r"^pipeline: 3 problems"):
+        pipeline.run(n=1)
+
+
+def test_wrong_inputs_are_told_with_the_name_or_the_place_of_the_pipeline() -> None:
+    pipeline = Pipeline().stage("f", lambda x, y: x)
+    with pytest.raises(ContractError, match=r"^inputs of the pipeline \(.*test_pipeline_build.py:\d+\): 2 problems"):
+        pipeline.run()
+    with pytest.raises(ContractError, match=r"^inputs of 'digits' \(.*test_pipeline_build.py:\d+\): 1 problem"):
+        pipeline.run(x=1, name="digits")
+
+
+def apart(a: int = 1, b: int = 2, c: int = 3, /) -> int:
+    return 100 * a + 10 * b + c
+
+
+def test_positional_only_parameters_never_slip_into_the_place_of_one_that_is_left_out() -> None:
+    assert Pipeline(a=int, b=int).stage("apart", apart).through(x=int).run(a=7, b=8).x == 783
+    (problem,) = problems(Pipeline(a=int, c=int).stage("apart", apart).check)
+    assert "parameter 'c' is positional-only, so it cannot be given without 'b' before it" in problem
+    assert "take the `/` out of apart" in problem
+    maybe = Pipeline(c=int).stage("skipped", lambda: 5, skip_if=lambda s: True).through(a=int, b=int).stage("apart", apart)
+    assert "cannot be given without 'a'" in problems(maybe.check)[0]
+    items = Pipeline(bs=list[int], c=int).map("each", lambda item, b=0, c=0, /: item + c, over="bs")
+    assert "cannot be given without 'b'" in problems(items.check)[0]
+    assert Pipeline(bs=list[int], c=int).map("each", lambda item, c=0, /: item + c, over="bs").through(x=list[int]).run(
+        bs=[1, 2], c=5
+    ).x == [6, 7]
+
+
+def test_builtin_functions_are_refused_where_nothing_would_reach_them() -> None:
+    (unread,) = problems(Pipeline().stage("most", max).check)
+    assert "max does not tell its parameters" in unread
+    assert "lambda x: max(x)" in unread
+    (state,) = problems(Pipeline(numbers=list[int]).stage("count", len).check)
+    assert "nothing gives parameter 'obj'; wrap len in a function that names the field it takes" in state
+    assert Pipeline().stage("add", operator.add).through(x=int).run(a=1, b=2).x == 3
+    seen: list[State] = []
+    Pipeline(n=int).stage("see", seen.append).run(n=1)
+    assert seen == [{"n": 1}], "a method of an object may well take the State"
 
 
 def test_a_plain_dict_or_nothing_proves_nothing_and_is_no_problem_even_when_strict() -> None:

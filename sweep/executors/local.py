@@ -153,6 +153,12 @@ class ProcessExecutor(_LocalExecutor):
     and none outlives this process. A child that uses more memory than its ``Resources(memory=)``
     is killed (Linux). numpy's global generator is seeded anew in each child.
 
+    A child never opens the store. Where the objective is a pipeline or an experiment, each stage runs in a child;
+    one that starts a run of its own there (a sweep, a named pipeline) is found out by that, said so once, and
+    called again in this process, from its first line, the stages below it in children. So let it start its run
+    before it does anything that costs or that is not to be done twice. A plain function that starts a run in its
+    child fails with ``RunInChild``: pass what it starts as the objective instead.
+
     Args:
         workers: Tasks at once; None leaves it to the sweep.
 

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import inspect
-import warnings
 from collections.abc import Callable, Mapping, Sequence
 from operator import is_
 from pathlib import Path
@@ -32,6 +31,8 @@ from sweep.pipeline.nodes import (
     field_problems,
     name_problem,
     refuse,
+    unfinished,
+    warn_at,
 )
 from sweep.pipeline.runs import run_pipeline
 from sweep.pipeline.state import State
@@ -175,9 +176,8 @@ class Pipeline:
         """
         if not self._open:
             raise ContractError(caller(2), ["end_loop() without loop_while(…)"])
-        *outer, (loop, body) = self._open
-        closed = Loop(loop.name, loop.predicate, loop.max_iterations, loop.where, body)
-        return self._next(_open=tuple(outer))._add(closed)
+        *outer, last = self._open
+        return self._next(_open=tuple(outer))._add(*unfinished((), [last]))
 
     def branch(self, predicate: Callable[..., object], then: object, otherwise: object = None, *, name: str) -> Pipeline:
         """Take one of two ways, as ``predicate(state)`` says; a resumed run takes the same.
@@ -339,19 +339,18 @@ class Pipeline:
         return mermaid(self._checked().steps)
 
     def __repr__(self) -> str:
-        return f"Pipeline({outline(self._done) or 'empty'})"
+        return f"Pipeline({outline(unfinished(self._done, self._open)) or 'empty'})"
 
     def _compile(self, known: Mapping[str, object] | None = None, hooks: Sequence[Mapping[str, object]] = ()) -> Compiled:
-        if self._open:
-            loop = self._open[-1][0]
-            raise ContractError(repr(self), [f"loop {loop.name!r} ({loop.where}) is not closed; add .end_loop()"])
         known = dict(known or {})
         for built in self._cache:
             if built.known == known and len(built.hooks) == len(hooks) and all(map(is_, built.hooks, hooks)):
                 return built.compiled
         every = [*hooks, self._hooks] if self._hooks else list(hooks)
-        compiled = compile_nodes(self._done, declared=self._declared, known=known, hooks=every)
-        if not has_config(self._done):  # a config may resolve to other values next time
+        nodes = unfinished(self._done, self._open)
+        compiled = compile_nodes(nodes, declared=self._declared, known=known, hooks=every)
+        compiled.problems += [f"loop {one.name!r} ({one.where}) is not closed; add .end_loop()" for one, _ in self._open]
+        if not has_config(nodes):  # a config may resolve to other values next time
             del self._cache[: -_BUILDS + 1]
             self._cache.append(_Build(known, tuple(hooks), compiled))
         return compiled
@@ -360,12 +359,11 @@ class Pipeline:
         self, known: Mapping[str, object] | None = None, hooks: Sequence[Mapping[str, object]] = (), *, strict: bool = False
     ) -> Compiled:
         compiled = self._compile(known, hooks)
-        problems = compiled.problems + (compiled.warnings if strict else [])
-        refuse("pipeline", problems)
+        refuse("pipeline", compiled.problems + [one.text for one in compiled.warnings if strict])
         if not compiled.warned:
             compiled.warned = True
-            for text in compiled.warnings:
-                warnings.warn(text, RuntimeWarning, stacklevel=2)
+            for text, where in compiled.warnings:
+                warn_at(where, text)
         return compiled
 
     # ------------------------------------------------------------ running

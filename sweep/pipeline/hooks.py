@@ -16,7 +16,6 @@ import inspect
 import random
 import sys
 import time
-import warnings
 from bdb import BdbQuit
 from collections.abc import Awaitable, Callable
 from typing import Any
@@ -24,7 +23,7 @@ from typing import Any
 from sweep.clock import current_clock
 from sweep.errors import ContractError, ContractViolation, PlacementError, StageTimeout
 from sweep.pipeline.contracts import Accepted
-from sweep.pipeline.nodes import Cache, Hooks, Retry
+from sweep.pipeline.nodes import Cache, Hooks, Retry, warn_at
 from sweep.pipeline.records import (
     accept,
     attempts_before,
@@ -146,7 +145,7 @@ def _timeout(seconds: float, inner: Call) -> Call:
                 note = "; its process was killed"
             elif not act.step.unit.signature.is_async and act.step.unit.kind == "function":
                 note = "; its thread was abandoned and its late result will be dropped"
-                warnings.warn(f"stage {act.path!r} timed out{note}", RuntimeWarning, stacklevel=2)
+                warn_at(act.step.where, f"stage {act.path!r} timed out{note}")
             raise StageTimeout(act.path, seconds, note)
         if clock.now() > deadline:
             raise StageTimeout(act.path, seconds, ": it blocked the event loop past its deadline")

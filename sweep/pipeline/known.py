@@ -14,7 +14,7 @@ from sweep.errors import did_you_mean, near_miss
 from sweep.pipeline.annotations import Annotation, describe
 from sweep.pipeline.contracts import MISSING, FieldContract, OutputContract
 from sweep.pipeline.nodes import Hooks
-from sweep.pipeline.steps import Compiled
+from sweep.pipeline.steps import Compiled, Doubt
 from sweep.pipeline.subtypes import Verdict, subtype
 
 __all__ = ["Giver", "Known", "attributes_read"]
@@ -54,6 +54,7 @@ class Known:
         unsure: Field that may be missing to why.
         found: Inputs that were found out.
         later: Fields that the bodies of the open loops give.
+        where: Place of the node that is checked.
     """
 
     def __init__(self, declared: Mapping[str, Annotation] | None, hooks: Sequence[Hooks]) -> None:
@@ -66,6 +67,7 @@ class Known:
         self.names: set[str] = set()
         self.found: set[str] = set()
         self.later: list[set[str]] = []
+        self.where = ""
 
     def add_field(self, name: str, annotation: Annotation, giver: str) -> None:
         earlier = self.fields.get(name, MISSING)
@@ -84,9 +86,10 @@ class Known:
         self.out.problems.append(text)
 
     def warn(self, text: str) -> None:
-        self.out.warnings.append(text)
+        self.out.warnings.append(Doubt(text, self.where))
 
     def unique(self, kind: str, name: str, where: str) -> None:
+        self.where = where
         if name in self.names:
             self.problem(f"{kind} {name!r} ({where}): the name is taken; names are unique in their pipeline")
         self.names.add(name)

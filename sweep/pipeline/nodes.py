@@ -6,6 +6,7 @@ Here only what is wrong by itself is refused; what needs to see the whole is fou
 from __future__ import annotations
 
 import sys
+import warnings
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any, TypeAlias, final
@@ -350,6 +351,23 @@ def caller(depth: int) -> str:
     """Return ``file:line`` of the code that called the builder."""
     frame = sys._getframe(depth)
     return f"{frame.f_code.co_filename}:{frame.f_lineno}"
+
+
+def warn_at(where: str, text: str) -> None:
+    """Warn at a place of the user's code: ``warnings`` itself would name ours, which calls the stage."""
+    file, _, line = where.rpartition(":")
+    spaces = (getattr(module, "__dict__", {}) for module in list(sys.modules.values()))
+    names: dict[str, Any] = next((one for one in spaces if one.get("__file__") == file), {})
+    registry = names.setdefault("__warningregistry__", {})  # the same text is shown once, as by warnings.warn()
+    warnings.warn_explicit(text, RuntimeWarning, file, int(line), module=names.get("__name__"), registry=registry)
+
+
+def unfinished(nodes: tuple[Node, ...], loops: Sequence[tuple[Loop, tuple[Node, ...]]]) -> tuple[Node, ...]:
+    """Return nodes and the loops that are still open behind them, as if these were closed."""
+    inner: tuple[Node, ...] = ()
+    for loop, body in reversed(loops):
+        inner = (replace(loop, body=(*body, *inner)),)
+    return (*nodes, *inner)
 
 
 def unknown_hook(name: str) -> str:

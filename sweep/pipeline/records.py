@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import warnings
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from functools import partial
@@ -15,7 +14,7 @@ from sweep.clock import current_clock
 from sweep.errors import ContractError, ContractViolation, ItemFailed, NotStorable, StoreCorrupt
 from sweep.fingerprint import Fingerprinter, stable_json, structure_hash
 from sweep.pipeline.contracts import Accepted, FieldContract, OutputContract
-from sweep.pipeline.nodes import Cache
+from sweep.pipeline.nodes import Cache, warn_at
 from sweep.pipeline.runtime import Activation, Handle
 from sweep.pipeline.steps import Results, StageStep, text_of
 from sweep.pipeline.unread import Unread, read_parts
@@ -149,11 +148,10 @@ def _compare_code(act: Activation, handle: Handle, entry: Entry) -> None:
     if entry.code is None or step.warned or code_id(act, handle) in (None, entry.code):
         return
     step.warned = True
-    warnings.warn(
+    warn_at(
+        step.where,
         f"stage {act.path!r}: its code has changed since it finished; the saved output is used "
         f"(redo it: sweep resume {handle.root_id} --redo {step.name})",
-        RuntimeWarning,
-        stacklevel=2,
     )
 
 
@@ -274,13 +272,16 @@ async def stored_fields(
     return {name: check(name, one) for name, one in value.items()}
 
 
-async def content_of(threads: WorkerThreads, value: object) -> str:
+async def content_of(threads: WorkerThreads, value: object, place: str = "value") -> str:
     """Return a hash of a value's content; of what is large in a thread.
 
     Raises:
         NotStorable: It has no content that could be written.
     """
-    text = encode(value, NoBlobs()) if is_small(value) else await threads.run(encode, value, NoBlobs())
+    if is_small(value):
+        text = encode(value, NoBlobs(), place=place)
+    else:
+        text = await threads.run(encode, value, NoBlobs(), place=place)
     return structure_hash(text)
 
 
@@ -328,11 +329,10 @@ def _cannot_keep(act: Activation, error: NotStorable) -> None:
     if act.step.warned or (act.step.items is not None and act.step.items.step.warned):
         return
     act.step.warned = True
-    warnings.warn(
+    warn_at(
+        act.step.where,
         f"{error}. The value goes on in memory; a resume begins again before stage {act.step.name!r} "
         "(checkpoint=False says that this is meant)",
-        RuntimeWarning,
-        stacklevel=2,
     )
 
 

@@ -198,7 +198,7 @@ async def _apart(act: Activation, place: Place, carried: Carried) -> object:
     except RunInChild:
         known, name = act.frame.root.orchestrators, (step.name, step.where)
         if name not in known:
-            say(f"stage {act.path!r} starts runs of its own: it is called in this process, and their leaves by the executor")
+            say(f"stage {act.path!r} starts runs of its own: it is called again in this process, their leaves by the executor")
         known.add(name)
         return await _here(act)
 

@@ -13,6 +13,7 @@ from sweep.pipeline.annotations import Annotation, describe
 from sweep.pipeline.contracts import OutputContract
 from sweep.pipeline.durable import Opened, Resume, RunSpec, open_child, open_top
 from sweep.pipeline.hooks import NO_TERMINAL, at_terminal
+from sweep.pipeline.nodes import refuse, warn_at
 from sweep.pipeline.planning import announce, plan_of
 from sweep.pipeline.records import (
     NO_STORE,
@@ -51,7 +52,7 @@ async def run_pipeline(
     parent = current_activation()
     inherited = () if parent is None else parent.frame.hooks
     compiled = checked(hooks=inherited)
-    state = State(complete(compiled, values, "run"))
+    state = State(complete(compiled, values, name))
     if parent is not None:
         async with parent.lending():
             return await _below(parent, compiled, state, name)
@@ -76,17 +77,32 @@ async def _below(parent: Activation, compiled: Compiled, state: State, name: str
 
 
 async def _spec(root: Root, name: str, compiled: Compiled, values: Mapping[str, object]) -> RunSpec:
-    identity = {"structure": compiled.structure, "inputs": {key: await _identity(root, one) for key, one in values.items()}}
-    return RunSpec(name, "pipeline", identity, dict(values))
+    inputs: dict[str, str] = {}
+    for key, value in values.items():
+        try:
+            inputs[key] = await content_of(root.threads, value, f"input {key!r} of {name!r}")
+        except NotStorable as error:
+            inputs[key] = _name_of(value)
+            _warn_of_input(root, compiled, error)
+    return RunSpec(name, "pipeline", {"structure": compiled.structure, "inputs": inputs}, dict(values))
 
 
-async def _identity(root: Root, value: object) -> str:
-    """Return what a resume compares of an input: its content, or of what cannot be stored its class or name."""
-    try:
-        return await content_of(root.threads, value)
-    except NotStorable:
-        named = value if hasattr(value, "__module__") and hasattr(value, "__qualname__") else type(value)
-        return f"{named.__module__}.{named.__qualname__}"
+def _name_of(value: object) -> str:
+    """Return what a resume compares of an input that cannot be stored: its name, or that of its class."""
+    named = value if hasattr(value, "__module__") and hasattr(value, "__qualname__") else type(value)
+    return f"{named.__module__}.{named.__qualname__}"
+
+
+def _warn_of_input(root: Root, compiled: Compiled, error: NotStorable) -> None:
+    """Warn, once in a tree, of an input that a resume will not have."""
+    text = str(error).partition("; return ")[0]
+    if compiled.steps and text not in root.said:
+        root.said.add(text)
+        warn_at(
+            compiled.steps[0].where,
+            f"{text}. The value goes on in memory; a resume takes the one that it is given and compares no more than its "
+            "class (give plain data, and make the value of it in a stage)",
+        )
 
 
 async def _durable(opened: Opened, compiled: Compiled, state: State, frame: Frame) -> State:
@@ -104,27 +120,25 @@ async def _durable(opened: Opened, compiled: Compiled, state: State, frame: Fram
     return last
 
 
-def complete(compiled: Compiled, values: Mapping[str, object], stage: str) -> dict[str, object]:
-    """Return the inputs, checked against their contracts.
+def complete(compiled: Compiled, values: Mapping[str, object], name: str | None) -> dict[str, object]:
+    """Return the inputs of a run, checked against their contracts.
 
     Raises:
         ContractError: Inputs are missing or unknown.
         ContractViolation: An input breaks its contract.
     """
-    missing = [name for name in compiled.inputs if name not in values]
-    unknown = [name for name in values if name not in compiled.contracts]
-    problems = [
-        f"input {name!r}: {describe(compiled.inputs[name])} is missing{did_you_mean(name, unknown)}" for name in missing
-    ]
+    missing = {key: annotation for key, annotation in compiled.inputs.items() if key not in values}
+    unknown = [key for key in values if key not in compiled.contracts]
+    problems = [f"input {key!r}: {describe(one)} is missing{did_you_mean(key, unknown)}" for key, one in missing.items()]
     there_are = f"; inputs: {', '.join(compiled.inputs)}" if compiled.inputs else "; the pipeline has no inputs"
-    for name in unknown:
-        hint = did_you_mean(name, compiled.inputs) or as_input(compiled, name) or there_are
-        problems.append(f"unknown input {name!r}{hint}")
-    if problems:
-        raise ContractError("pipeline inputs", problems)
-    if compiled.breakpoints and not at_terminal():
-        raise ContractError(stage, [f"{place}: {NO_TERMINAL}" for place in compiled.breakpoints])
-    return {name: compiled.contracts[name].validate(value, stage) for name, value in values.items()}
+    for key in unknown:
+        hint = did_you_mean(key, compiled.inputs) or as_input(compiled, key) or there_are
+        problems.append(f"unknown input {key!r}{hint}")
+    where = f" ({compiled.steps[0].where})" if compiled.steps else ""
+    refuse(f"inputs of {'the pipeline' if name is None else repr(name)}{where}", problems)
+    if not at_terminal():
+        refuse(name or "run", [f"{place}: {NO_TERMINAL}" for place in compiled.breakpoints])
+    return {key: compiled.contracts[key].validate(value, name or "run") for key, value in values.items()}
 
 
 def as_input(compiled: Compiled, name: str) -> str:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import inspect
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from typing import Any, final
 
@@ -44,6 +44,7 @@ class StageCheck:
         through = own_fields(node, unit) if in_parallel and node.through is None else node.through
         contract = self.contract(through, place)
         step = StageStep(node.name, unit, self.bind(node, unit, place), contract, hooks, node.where)
+        self.in_order(unit, step.bindings, place)
         if contract is not None and "transform" not in hooks:
             self.returns(unit, contract, place)
         self.leaves(node.hooks, unit, place)
@@ -67,6 +68,12 @@ class StageCheck:
                 unit = replace(unit, nested=unit.within(inside))
         for text in (*unit.problems, *unit.signature.problems):
             self.known.problem(f"{place}: {text}")
+        if not unit.signature.known:
+            name = unit.signature.name
+            self.known.problem(
+                f"{place}: {name} does not tell its parameters (it is written in C), so nothing would be passed to it; "
+                f"wrap it in a function that names them: lambda x: {name}(x)"
+            )
         if unit.nested is not None:
             self.known.out.breakpoints += unit.nested.breakpoints
             self.known.out.caches += unit.nested.caches
@@ -199,7 +206,7 @@ class StageCheck:
                     lonely.append(parameter)
                 elif binding.source != "default":
                     found.append(binding)
-        found += self.unbound(lonely, place)
+        found += self.unbound(lonely, unit, place)
         contexts = [binding.parameter for binding in found if binding.source == "context"]
         if len(contexts) > 1:
             self.known.problem(f"{place}: {' and '.join(map(repr, contexts))} both take the Context; keep one")
@@ -211,6 +218,20 @@ class StageCheck:
                 hint = unknown_hook(name) or did_you_mean(name, taken)
                 self.known.problem(f"{place}: {name!r} is no hook, no type, and no parameter of the stage{hint}")
         return tuple(found)
+
+    def in_order(self, unit: Unit, bindings: Sequence[Binding], place: str, taker: str = "") -> None:
+        """Refuse a positional-only parameter behind one that may be left out: its value would slip into that place."""
+        sources = {**{binding.parameter: binding.source for binding in bindings}, taker: "item"}
+        left_out = ""
+        for name in unit.positional:
+            if left_out and name in sources:
+                self.known.problem(
+                    f"{place}: parameter {name!r} is positional-only, so it cannot be given without {left_out!r} before it, "
+                    f"which nothing is sure to give; take the `/` out of {unit.signature.name}, or wrap it in a function"
+                )
+                return
+            if sources.get(name, "maybe") == "maybe":
+                left_out = left_out or name
 
     def parameter(self, parameter: Parameter, settings: dict[str, object], place: str) -> Binding | None:
         """Bind one parameter by the rules in their order; None if it is left over."""
@@ -294,16 +315,17 @@ class StageCheck:
             return Binding(name, "field", target)
         return Binding(name, "constant", value)
 
-    def unbound(self, parameters: list[Parameter], place: str) -> list[Binding]:
+    def unbound(self, parameters: list[Parameter], unit: Unit, place: str) -> list[Binding]:
         """What is left: one bare parameter takes the State, the rest are inputs of the pipeline."""
         bare = [parameter for parameter in parameters if parameter.annotation is MISSING]
         if len(bare) == 1 and len(parameters) == 1:
-            meant = near_miss(bare[0].name, self.known.given())
-            if meant is None:
-                return [Binding(bare[0].name, "state")]
-            self.known.problem(
-                f"{place}: nothing gives parameter {bare[0].name!r}; did you mean {meant!r}? (`: State` insists)"
-            )
+            name, meant = bare[0].name, near_miss(bare[0].name, self.known.given())
+            if meant is None and not inspect.ismodule(getattr(unit.function, "__self__", None)):  # len, math.sin …
+                return [Binding(name, "state")]
+            builtin = unit.signature.name
+            wrap = f"wrap {builtin} in a function that names the field it takes: lambda FIELD: {builtin}(FIELD)"
+            hint = wrap if meant is None else f"did you mean {meant!r}? (`: State` insists)"
+            self.known.problem(f"{place}: nothing gives parameter {name!r}; {hint}")
             return []
         for parameter in parameters:
             annotation = Any if parameter.annotation is MISSING else parameter.annotation

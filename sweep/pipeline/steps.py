@@ -8,7 +8,7 @@ import typing
 from collections import abc
 from collections.abc import Awaitable, Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Any, TypeAlias, final
+from typing import Any, NamedTuple, TypeAlias, final
 
 from sweep.pipeline.annotations import Annotation, Record, describe, members, peel, records_in, split
 from sweep.pipeline.contracts import Accepted, FieldContract, OutputContract, Signature
@@ -19,9 +19,16 @@ from sweep.store.codec import Classes
 from sweep.store.storable import is_storable
 
 __all__ = [
-    "Binding", "BranchStep", "Compiled", "ItemContract", "Items", "LoopStep", "ParallelStep", "Results", "StageStep", "Step",
-    "Structure", "Unit", "result_names", "text_of", "unstorable",
+    "Binding", "BranchStep", "Compiled", "Doubt", "ItemContract", "Items", "LoopStep", "ParallelStep", "Results", "StageStep",
+    "Step", "Structure", "Unit", "result_names", "text_of", "unstorable",
 ]  # fmt: skip
+
+
+class Doubt(NamedTuple):
+    """What a check could not prove of a node, and the node's place."""
+
+    text: str
+    where: str
 
 
 Structure: TypeAlias = list[dict[str, object]]
@@ -193,7 +200,7 @@ class Compiled:
     outputs: dict[str, Annotation] = field(default_factory=dict)
     contracts: dict[str, FieldContract] = field(default_factory=dict)
     problems: list[str] = field(default_factory=list)
-    warnings: list[str] = field(default_factory=list)
+    warnings: list[Doubt] = field(default_factory=list)
     warned: bool = False
     structure: Structure = field(default_factory=list)
     hooks: tuple[Hooks, ...] = ()
