@@ -237,20 +237,17 @@ class PBTScheduler(JudgingScheduler):
         ranked = sorted(there, key=lambda member: (member.loss, member.index))
         count = self._rules.truncated(len(ranked))
         donors = [m for m in ranked[:count] if _finite(m.loss) and m.trial.number in self._saved]
-        worst = set(ranked[len(ranked) - count :])
-        exploits: list[tuple[_Member, _Member | None]] = []
-        others: list[tuple[_Member, _Member | None]] = []
+        doomed = {*ranked[len(ranked) - count :], *(member for member in there if member.phase is _Phase.FAILED)}
+        moves: list[tuple[_Member, _Member | None]] = []
         for member in sorted(there, key=lambda member: member.index):
-            if donors and (member in worst or member.phase is _Phase.FAILED):
-                exploits.append((member, self._rules.pick(donors, self._generation, member.index)))
-            elif member.phase is _Phase.FAILED:
+            donor = self._rules.pick(donors, self._generation, member.index) if donors and member in doomed else None
+            if donor is None and member.phase is _Phase.FAILED:
                 member.phase = _Phase.GONE
                 continue
-            else:
-                others.append((member, None))
             member.phase = _Phase.READY
+            moves.append((member, donor))
         # Exploits go first, so that a donor has not trained on when its checkpoint is taken.
-        self._moves.extend(exploits + others)
+        self._moves.extend(sorted(moves, key=lambda move: move[1] is None))
         self._generation += 1
 
     def _member(self, trial: Trial) -> _Member:

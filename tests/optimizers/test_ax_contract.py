@@ -6,6 +6,7 @@ from collections.abc import Iterator
 from typing import Any
 
 import pytest
+from ax_words import AX
 
 from sweep.errors import UnknownName
 from sweep.optimizers import AxOptimizer
@@ -26,16 +27,7 @@ from sweep.trial import Objective, Result, Status, Trial
 
 pytest.importorskip("ax", reason="the extra 'ax' is not installed", exc_type=ImportError)
 
-# warnings of Ax, BoTorch and their use of pandas and torch; ours would still be errors
-pytestmark = [
-    pytest.mark.filterwarnings("ignore::DeprecationWarning:ax"),
-    pytest.mark.filterwarnings("ignore::DeprecationWarning:botorch"),
-    pytest.mark.filterwarnings("ignore::DeprecationWarning:torch"),
-    pytest.mark.filterwarnings("ignore::DeprecationWarning:linear_operator"),
-    pytest.mark.filterwarnings("ignore::linear_operator.utils.warnings.NumericalWarning"),
-    pytest.mark.filterwarnings("ignore::pandas.errors.Pandas4Warning"),
-    pytest.mark.filterwarnings("ignore::botorch.exceptions.warnings.BotorchWarning"),
-]
+pytestmark = AX
 
 
 @pytest.fixture(autouse=True, scope="module")

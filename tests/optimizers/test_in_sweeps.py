@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import statistics
+from collections import Counter
 from collections.abc import Callable
 from typing import Any
 
 import pytest
+from ax_words import AX
 from simulation import NEEDS
 
 from sweep import Choice, Integer, SweepExperiment, Uniform
@@ -26,15 +28,6 @@ from sweep.space import SearchSpace
 from sweep.trial import Source
 
 SPACE = {"x": Uniform(0, 1, num=9), "n": Integer(1, 3)}
-_AX = [
-    pytest.mark.filterwarnings(f"ignore::{category}")
-    for category in (
-        "DeprecationWarning:ax", "DeprecationWarning:botorch", "DeprecationWarning:torch",
-        "DeprecationWarning:linear_operator", "linear_operator.utils.warnings.NumericalWarning",
-        "pandas.errors.Pandas4Warning", "botorch.exceptions.warnings.BotorchWarning",
-        "RuntimeWarning:botorch",
-    )
-]  # fmt: skip
 MAKERS: dict[str, Callable[[], Any]] = {
     "random": RandomOptimizer, "sobol": SobolOptimizer, "grid": GridOptimizer, "bayesian": BayesianOptimizer,
     "tpe": OptunaOptimizer, "cmaes": lambda: OptunaOptimizer(sampler="CmaEs"), "protein": ProteinOptimizer,
@@ -53,7 +46,7 @@ def _sweep(optimizer: Any, **more: Any) -> SweepExperiment:
 
 
 def _names() -> list[Any]:
-    return [pytest.param(name, marks=_AX if name == "ax" else ()) for name in MAKERS]
+    return [pytest.param(name, marks=AX if name == "ax" else ()) for name in MAKERS]
 
 
 def _made(name: str) -> Any:
@@ -91,7 +84,7 @@ def test_every_optimizer_starts_from_earlier_runs(name: str, capsys: pytest.Capt
     assert (cold != found["id"]) == learns
 
 
-@pytest.mark.parametrize("name", [pytest.param("ax", marks=_AX), "bayesian", "tpe", "protein"])
+@pytest.mark.parametrize("name", [pytest.param("ax", marks=AX), "bayesian", "tpe", "protein"])
 def test_a_warm_start_is_made_use_of_at_once(name: str) -> None:
     """With thirty results that show where the best is, the first suggestions are there, not spread out."""
     space = SearchSpace(SPACE)
@@ -107,6 +100,27 @@ def test_a_grid_leaves_out_what_was_completed_earlier() -> None:
     rest = _sweep(GridOptimizer(), name="rest", init_from=first).run()
     assert len(rest.trials) == 27 - 10
     assert not {repr(trial.params) for trial in first.trials} & {repr(trial.params) for trial in rest.trials}
+
+
+def test_a_grid_is_tried_once_each_with_failures_retries_and_a_resume_on_eight_workers() -> None:
+    begun: Counter[tuple[float, int]] = Counter()
+
+    def fragile(x: float, n: int) -> float:
+        begun[x, n] += 1
+        if n == 3 or (n == 2 and begun[x, n] == 1):
+            raise ValueError("always" if n == 3 else "at first")
+        return x
+
+    def sweep() -> SweepExperiment:
+        executor = SimulatedExecutor(8, lambda params, step: 1.0 + 5 * params["x"], seed=3)
+        return SweepExperiment(fragile, SPACE, optimizer=GridOptimizer(), executor=executor, retries=1, seed=1, name="grid")
+
+    assert len(sweep().run(11).trials) == 11
+    result = sweep().run(100, resume="must")
+    whole = sorted(map(repr, SearchSpace(SPACE).grid()))
+    assert sorted(repr(trial.params) for trial in result.trials) == whole
+    assert {n: {begun[x, m] for x, m in begun if m == n} for n in (1, 2, 3)} == {1: {1}, 2: {2}, 3: {2}}
+    assert result.n_failed == 9
 
 
 @pytest.mark.parametrize("make", [RandomOptimizer, SobolOptimizer, GridOptimizer])

@@ -16,6 +16,7 @@ from typing import Any
 
 import anyio
 import pytest
+from ax_words import AX
 from simulated_objective import Calls
 from simulation import NEEDS, OPTIMIZERS, SCHEDULERS, Story, World, outcome
 
@@ -32,14 +33,6 @@ from sweep.optimizers import (
 from sweep.schedulers import ASHAScheduler, DistributedScheduler, HyperbandScheduler, PBTScheduler, Scheduler
 from sweep.space import Integer, Uniform
 from sweep.trial import Trial
-
-_AX = [
-    pytest.mark.filterwarnings(f"ignore::{category}")
-    for category in (
-        "DeprecationWarning:ax", "DeprecationWarning:botorch", "DeprecationWarning:torch",
-        "DeprecationWarning:linear_operator", "pandas.errors.Pandas4Warning", "botorch.exceptions.warnings.BotorchWarning",
-    )
-]  # fmt: skip
 
 
 class Capped(Scheduler):
@@ -71,7 +64,7 @@ UNEQUAL = (
     "ax",
 )  # one goes by seconds worked, which a kill makes more; the other's contract shows it, in time
 PAIRS = [
-    pytest.param(optimizer, scheduler, marks=_AX if optimizer == "ax" else (), id=f"{optimizer}-{scheduler}")
+    pytest.param(optimizer, scheduler, marks=AX if optimizer == "ax" else (), id=f"{optimizer}-{scheduler}")
     for optimizer in ALL_OPTIMIZERS
     for scheduler in ALL_SCHEDULERS
     if not (optimizer in FINITE and scheduler == "pbt")
