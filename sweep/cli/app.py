@@ -41,6 +41,12 @@ class App(click.Group):
         """Run the command; failures end with their exit code."""
         try:
             return super().invoke(ctx)
+        except click.NoSuchOption as error:
+            takes_values = error.ctx is not None and any(one.name == "values" for one in error.ctx.command.params)
+            if not (takes_values and error.option_name.startswith("--")):
+                raise
+            message = f"{error.message} Values are given without dashes: {error.option_name[2:]}=VALUE."
+            raise click.NoSuchOption(error.option_name, message, error.possibilities, error.ctx) from None
         except (click.ClickException, click.exceptions.Exit, click.exceptions.Abort):
             raise
         except BrokenPipeError:

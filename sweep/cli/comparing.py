@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING
 import click
 
 from sweep.cli.face import Face, flags, plain, short, table
+from sweep.errors import ConfigError
 
 if TYPE_CHECKING:
     from sweep.cli.rows import Facts
@@ -94,7 +95,10 @@ def export(face: Face, reference: str, kind: str | None, output: str | None, onl
     if output is None or output == "-":
         click.echo(text, nl=False)
     else:
-        Path(output).write_text(text, encoding="utf-8")
+        try:
+            Path(output).write_text(text, encoding="utf-8")
+        except OSError as error:
+            raise ConfigError(f"-o {output}: it cannot be written: {error.strerror}") from error
         face.say(f"{len(rows)} rows in {output}")
 
 

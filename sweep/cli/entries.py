@@ -50,10 +50,11 @@ def run_file(
     Raises:
         SweepError: What running it raises.
     """
-    from sweep.cli.targets import load_target
+    from sweep.cli.targets import check_given, load_target
 
     with _process(face):
         target = load_target(reference, values, options.env)
+        check_given(target)
         _set_options(target, options)
         kept = {key: value for key, value in asdict(options).items() if value}
         entry = {
@@ -169,7 +170,8 @@ def resume_run(
     row, entry = _root_of(face, reference, redo)
     request = Request(row.id, str(face.path), tuple(redo), allow_changed, dry_run, row.name)
     if _is_finished(row) and not (redo or budget):
-        face.say(f"{row.segment} has finished already; nothing to do (a larger --budget extends a sweep)")
+        more = " (a larger --budget extends it)" if row.level == "sweep" else ""
+        face.say(f"{row.segment} has finished already; nothing to do{more}")
         face.show({"run_id": row.id, "path": row.segment, "status": str(row.status), "score": row.score}, "")
         return
     try:

@@ -75,8 +75,8 @@ def _strip(told: traceback.TracebackException) -> None:
     frames = list(told.stack)
     last = max((index for index, frame in enumerate(frames) if not _is_machinery(frame.filename)), default=-1)
     told.stack[:] = [frame for index, frame in enumerate(frames) if index > last or not _is_machinery(frame.filename)]
-    if last < 0 and frames:
-        told.stack[:] = frames[-1:]
+    if last < 0:
+        told.stack[:] = [] if told.exc_type is SyntaxError else frames[-1:]  # that one tells its own place
     for other in (told.__cause__, told.__context__, *(told.exceptions or ())):
         if other is not None:
             _strip(other)

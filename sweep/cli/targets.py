@@ -12,13 +12,16 @@ from collections.abc import Container, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from types import ModuleType
-from typing import Any, final
+from typing import TYPE_CHECKING, Any, final
 
 from sweep.cli.faults import LoadError, NotThere
 from sweep.config.commandline import Arguments, joined, parse_arguments, sources
-from sweep.errors import ConfigError, UnknownName, did_you_mean
+from sweep.errors import ConfigError, ContractError, UnknownName, did_you_mean, near_miss
 
-__all__ = ["Target", "find_targets", "load_target", "module_of", "parse_scope", "split"]
+if TYPE_CHECKING:
+    from sweep.experiments.given import Given
+
+__all__ = ["Target", "check_given", "find_targets", "load_target", "module_of", "parse_scope", "split"]
 
 
 Places = dict[str, list[str]]  # where the values of each key are from, the lowest source first
@@ -66,6 +69,8 @@ def split(reference: str) -> tuple[Path, str]:
     if not path or (name and not name.replace(".", "_").isidentifier()):
         path, name = reference, ""
     file = Path(path)
+    if file.is_dir():
+        raise NotThere(f"{path!r} is a directory; name a .py file in it")
     if not file.is_file():
         folder = file.parent if file.parent.is_dir() else Path()
         known = [one.name for one in folder.glob("*.py")]
@@ -178,6 +183,24 @@ def _named(module: ModuleType, file: Path, name: str) -> object:
     return value
 
 
+def check_given(target: Target) -> None:
+    """Say in words of the command line what has to be given, before it runs.
+
+    Raises:
+        ConfigError: A field or an input has no value.
+        ContractError: It does not fit together.
+    """
+    if target.kind == "pipeline":
+        missing = [name for name in target.what.inputs if name not in target.inputs]
+    else:
+        held = target.what._with_config()
+        missing = [name for name in held._field_types() if name not in held.fields]
+        if target.kind != "sweep" and not missing:
+            missing = [name for name in held._compiled().inputs if name not in target.inputs]
+    if missing:
+        raise ConfigError(f"{target.name} needs {', '.join(missing)}: give {missing[0]}=VALUE")
+
+
 # ---------------------------------------------------------------- values
 
 
@@ -249,11 +272,31 @@ def _configure(what: Any, words: Sequence[str], prefix: str | None) -> tuple[dic
     strangers = [key for key in given.heads() if key not in types]
     if strangers and what.level != "sweep":
         what._given_config = given.only([key for key in given.heads() if key in types])
-        known = what._with_config()._compiled().inputs
+        known = _open_inputs(what, given, strangers)
         inputs = {key: typed(key, given.heads()[key], known[key]) for key in strangers if key in known}
     what._given_config = given.only([key for key in given.heads() if key not in inputs])
     what._with_config()
     return inputs, given.only(list(inputs)).places()
+
+
+def _open_inputs(what: Any, given: Given, strangers: Sequence[object]) -> Mapping[str, object]:
+    """Return the open inputs of an experiment; refuse a plain value that is neither for one nor for a field."""
+    from sweep.experiments.base import runs_in
+
+    types, held = what._field_types(), what._with_config()
+    known: Mapping[str, object] = {}
+    runs: Sequence[str] = ()
+    try:
+        known, runs = held._compiled().inputs, runs_in(held.pipeline())[0]
+    except ContractError:
+        if not any(near_miss(str(key), types) for key in strangers):
+            raise  # else what is missing has been given under a wrong name
+    for key in strangers:
+        items = given.heads()[key]
+        plain = any(len(item.path) == 1 and not isinstance(item.value, Mapping) for item in items)
+        if plain and key not in known and key not in runs:
+            raise UnknownName("key", str(key), [*types, *known, *runs], f"{items[0].source!r} for {what.name}")
+    return known
 
 
 def _inputs(

@@ -86,7 +86,7 @@ def trials_begun() -> list[int]:
 
 def test_killed_with_9_and_resumed_it_repeats_nothing_that_had_finished(slow: Path) -> None:
     process = start("run", "slow.py", "--budget", "5")
-    wait_for(finished(2), process)
+    wait_for(lambda: finished(2)() and len(trials_begun()) > 2, process)
     process.kill()
     assert ended(process)[0] == -signal.SIGKILL
     done = len(trials_begun()) - 1

@@ -73,7 +73,7 @@ def test_run_options_reach_the_sweep(cli: Cli) -> None:
         (["run", "work.py"], 2, "work.py:pipeline  (Pipeline)"),
         (["run", "work.py:pipline"], 3, "did you mean 'pipeline'?"),
         (["run", "work.py:number"], 2, "work.py:number is 7"),
-        (["run", "work.py:pipeline"], 2, "input 'n': int is missing"),
+        (["run", "work.py:pipeline"], 2, "pipeline needs n: give n=VALUE"),
         (["run", "work.py:pipeline", "m=3"], 2, "unknown key 'm'"),
         (["run", "work.py:pipeline", "n=three"], 2, "'n=three': expected a valid integer"),
         (["run", "work.py:pipeline", "n=[1,"], 2, "a value is missing"),

@@ -95,6 +95,17 @@ class Study(Experiment):
         )
 
 
+class Needs(Experiment):
+    data: str
+
+    def pipeline(self):
+        return Pipeline().stage("use", self.use).through(text=str)
+
+    @staticmethod
+    def use(data: str, gain: int) -> str:
+        return data * gain
+
+
 scope = Scope(name="settings")
 
 
@@ -221,6 +232,12 @@ def test_strategies_take_arguments_and_other_names(run: Cli) -> None:
         (["tune", "kind=1,2"], "'kind' is str, but the range gives int; write for example kind=%1%,%2%"),
         (["tune", "depth.x=3"], "'depth.x=3': 'depth' is int, no group"),
         (["tune", "inner.lr=3"], "what runs inside a trial is given the trial's parameters, and no config of its own"),
+        (["Needs"], "Needs needs data: give data=VALUE"),
+        (["Needs", "data=x"], "Needs needs gain: give gain=VALUE"),
+        (["Needs", "DATA=x", "gain=2"], "unknown key 'DATA' ('DATA=x' for Needs); did you mean 'data'?"),
+        (["Needs", "data=x", "gain=2", "extra=3"], "unknown key 'extra' ('extra=3' for Needs); there are: data, gain"),
+        (["pipe", "tag=a"], "pipe needs settings, source: give settings=VALUE"),
+        (["Train", "--lr", "3"], "Values are given without dashes: lr=VALUE."),
         (["Train", "settings.lrr=1"], "did you mean 'settings.lr'?"),
         (["Train", "settings=3"], "'settings=3': expected a valid dictionary or instance of Settings"),
         (["Train", "lr.x=3"], "'lr.x=3': expected a valid number"),
