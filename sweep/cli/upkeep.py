@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import json
-from typing import TYPE_CHECKING, Any
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any, final
 
 import click
 
@@ -11,6 +13,7 @@ from sweep.cli.face import Face, flags, value_sources
 from sweep.errors import ConfigError
 
 if TYPE_CHECKING:
+    from sweep.config import MultiScope, Scope
     from sweep.store.writer import Store
 
 __all__ = ["config", "gc"]
@@ -93,18 +96,20 @@ def config() -> None:
 def why(face: Face, key: str, target: str, values: tuple[str, ...], env: str | None) -> None:
     """Say why KEY has its value, layer by layer.
 
-    FILE[:NAME] names a Scope or MultiScope of a file, or an experiment with what it is given; of a RUN, the layers kept
-    with it, and the fields it was given.
+    FILE[:NAME] names a Scope or MultiScope of a file, or something to run with what it is given; of a RUN, the layers
+    kept with it, and the fields it was given.
     """
     from sweep.cli.targets import parse_scope
     from sweep.config.layers import explain
 
     if ".py" not in target:
-        _why_of_run(face, key, target, values)
+        if values:
+            raise ConfigError("key=value goes with FILE[:NAME]; a run has its values already")
+        _show(face, key, _of_run(face, target))
         return
     scope = _scope(target)
     if scope is None:
-        _show_layers(face, key, _given_layers(target, values, env))
+        _show(face, key, _of_target(target, values, env))
         return
     parse_scope(scope, values, env)
     steps = scope.why(key)
@@ -112,55 +117,63 @@ def why(face: Face, key: str, target: str, values: tuple[str, ...], env: str | N
     face.show({"key": key, "layers": data}, lambda: explain(key, scope))
 
 
-def _given_layers(target: str, values: tuple[str, ...], env: str | None) -> list[dict[str, Any]]:
-    """Return the layers of what an experiment of a file would be given."""
+@final
+@dataclass(frozen=True, slots=True)
+class _Known:
+    """What is known of where values are from."""
+
+    name: str  # of what has them, for messages
+    code: str  # the place of a value that nobody gave
+    layers: list[dict[str, Any]]
+    values: Mapping[str, object]
+    places: Mapping[str, list[str]]  # of values that no layer has
+
+
+def _of_target(target: str, values: tuple[str, ...], env: str | None) -> _Known:
     from sweep.cli.targets import load_target
 
-    given = load_target(target, values, env).what._with_config()._given_kept
-    return [layer.as_data() for layer in given.layers if layer.writes]
+    loaded = load_target(target, values, env)
+    if loaded.kind == "pipeline":
+        return _Known(f"inputs of {loaded.name}", "", [], loaded.inputs, loaded.places)
+    held = loaded.what._with_config()
+    layers = [layer.as_data() for layer in held._given_kept.layers if layer.writes]
+    known = {**held.fields, **loaded.inputs}
+    return _Known(f"fields and config of {loaded.name}", f"the code of {loaded.name}", layers, known, loaded.places)
 
 
-def _why_of_run(face: Face, key: str, reference: str, values: tuple[str, ...]) -> None:
-    from sweep.errors import UnknownName
+def _of_run(face: Face, reference: str) -> _Known:
     from sweep.store.runs import find_run, path_of
 
-    if values:
-        raise ConfigError("key=value goes with FILE[:NAME]; a run has its values already")
+    query = "SELECT value FROM journal WHERE run_id=? AND kind='config' ORDER BY key"
     with face.open() as store:
         row = find_run(store, reference)
         path = path_of(store, row)
-        layers = _kept_layers(store, row.id)
-    params, entry = row.data("params") or {}, row.data("entry") or {}
-    try:
-        _show_layers(face, key, layers)
-        return
-    except UnknownName as error:
-        head, places = key.partition(".")[0], entry.get("places", {})
-        if head not in places and key not in params:
-            known = {*error.known, *params, *places}
-            raise UnknownName("key", key, known, f"fields, inputs and config of {path}") from error
-    head = key if key in params else head
-    said = places.get(head, [f"{row.level} {path}"])
-    value = f" = {params[head]!r}" if head in params else ""
-    data = {"key": head, "value": params.get(head), "source": said[-1], "sources": said}
-    face.show(data, "\n  ".join([f"{head}{value}", *said]))
+        layers = [layer for (text,) in store.rows(query, (row.id,)) for layer in json.loads(text)]
+    places = (row.data("entry") or {}).get("places", {})
+    return _Known(f"fields, inputs and config of {path}", f"{row.level} {path}", layers, row.data("params") or {}, places)
 
 
-def _kept_layers(store: Store, run_id: int) -> list[dict[str, Any]]:
-    """Return the layers that the config stages of a run have kept."""
-    rows = store.rows("SELECT value FROM journal WHERE run_id=? AND kind='config' ORDER BY key", (run_id,))
-    return [layer for (text,) in rows for layer in json.loads(text)]
-
-
-def _show_layers(face: Face, key: str, layers: list[dict[str, Any]]) -> None:
+def _show(face: Face, key: str, known: _Known) -> None:
+    """Print the history of a key; of one that no layer has, its value and its places."""
     from sweep.config.layers import explain
+    from sweep.errors import UnknownName
 
-    text = explain(key, layers)
-    face.show({"key": key, "layers": text.splitlines()[1:]}, text)
+    try:
+        text = explain(key, known.layers)
+    except UnknownName as error:
+        head = key if key in known.values else key.partition(".")[0]
+        if head not in known.places and key not in known.values:
+            raise UnknownName("key", key, {*error.known, *known.values, *known.places}, known.name) from error
+        said = known.places.get(head, [known.code])
+        value = f" = {known.values[head]!r}" if head in known.values else ""
+        data = {"key": head, "value": known.values.get(head), "source": said[-1], "sources": said}
+        face.show(data, "\n  ".join([f"{head}{value}", *said]))
+    else:
+        face.show({"key": key, "layers": text.splitlines()[1:]}, text)
 
 
-def _scope(target: str) -> Any:
-    """Return the Scope or MultiScope meant by ``FILE[:NAME]``, or None where it is an experiment."""
+def _scope(target: str) -> Scope | MultiScope | None:
+    """Return the Scope or MultiScope meant by ``FILE[:NAME]``, or None where it is something to run."""
     from sweep.cli.faults import NotThere
     from sweep.cli.targets import module_of, split
     from sweep.config import MultiScope, Scope
@@ -171,13 +184,13 @@ def _scope(target: str) -> Any:
     scopes = {key: value for key, value in vars(module).items() if isinstance(value, Scope | MultiScope)}
     if name in scopes:
         return scopes[name]
-    if hasattr(getattr(module, name, None), "_with_config"):
+    if not scopes or hasattr(module, name.partition(".")[0]):
         return None
     if name:
-        there = did_you_mean(name, scopes) or f"; scopes: {', '.join(scopes) or 'none'}"
+        there = did_you_mean(name, scopes) or f"; scopes: {', '.join(scopes)}"
         raise NotThere(f"{file.name} has no scope {name!r}{there}")
-    several: list[Scope | MultiScope] = [value for value in scopes.values() if isinstance(value, MultiScope)]
-    several = several or list(scopes.values())
-    if len(several) != 1:
-        raise ConfigError(f"{file.name} has {len(several)} scopes; name one: {file.name}:{'|'.join(scopes) or 'NAME'}")
-    return several[0]
+    found: list[Scope | MultiScope] = [value for value in scopes.values() if isinstance(value, MultiScope)]
+    found = found or list(scopes.values())
+    if len(found) != 1:
+        raise ConfigError(f"{file.name} has {len(found)} scopes; name one: {file.name}:{'|'.join(scopes)}")
+    return found[0]

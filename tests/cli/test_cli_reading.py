@@ -72,8 +72,11 @@ def test_a_run_whose_owner_is_gone_is_interrupted_and_one_that_is_held_is_runnin
         (["ls", "--store", "work.py"], 4, "StoreCorrupt"),
         (["compare", "tune"], 2, "at least two runs"),
         (["gc", "--runs", "soon"], 2, "30d"),
-        (["config", "why", "lr", "work.py"], 2, "has 0 scopes"),
-        (["config", "why", "lr", "Square"], 2, "unknown key 'lr'"),
+        (["config", "why", "lr", "work.py"], 2, "work.py has several things to run; name one"),
+        (["config", "why", "lr", "work.py:Squar"], 3, "did you mean 'Square'?"),
+        (["config", "why", "m", "work.py:pipeline", "n=1"], 2, "unknown key 'm' (inputs of pipeline); there are: n"),
+        (["config", "why", "lr", "Square"], 2, "unknown key 'lr' (fields, inputs and config of Square); there are: n, tag"),
+        (["export", "tune", "-o", "nowhere/out.csv"], 2, "-o nowhere/out.csv: it cannot be written"),
     ],
 )
 def test_what_is_not_there_is_named(cli: Cli, store: Path, words: list[str], code: int, message: str) -> None:
@@ -299,6 +302,8 @@ def test_config_why_names_the_layers(cli: Cli, work: Path, store: Path) -> None:
     assert "did you mean 'scope'?" in cli("config", "why", "lr", "settings.py:scoep", code=3).stderr
     lines = ["n = 5", "  schema        Square  (unset) → 3", "  command line  n=5     3 → 5"]
     assert cli("config", "why", "n", "Square").stdout.splitlines() == lines
+    assert cli("config", "why", "tag", "work.py:Square").stdout == "tag = 'a'\n  the code of Square\n"
+    assert cli("config", "why", "n", "work.py:pipeline", "n=4").stdout == "n = 4\n  command line: n=4\n"
 
 
 def test_every_command_has_a_short_help_that_is_not_cut() -> None:

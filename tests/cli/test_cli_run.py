@@ -66,12 +66,21 @@ def test_run_options_reach_the_sweep(cli: Cli) -> None:
     assert settings["best_score"] == max(one["score"] for one in data(cli("show", "up", "--json"))["list"])
 
 
+def test_a_file_with_a_syntax_error_shows_its_line_and_no_frame_of_ours(cli: Cli, work: Path) -> None:
+    (work / "broken.py").write_text("import sys\ndef f(:\n")
+    said = cli("run", "broken.py", code=2).stderr
+    assert 'broken.py", line 2' in said
+    assert said.count("File ") == 1
+    assert "SyntaxError" in said.splitlines()[-1]
+
+
 @pytest.mark.parametrize(
     ("words", "code", "message"),
     [
         (["run", "wrk.py"], 3, "did you mean 'work.py'?"),
         (["run", "work.py"], 2, "work.py:pipeline  (Pipeline)"),
         (["run", "work.py:pipline"], 3, "did you mean 'pipeline'?"),
+        (["run", "."], 3, "'.' is a directory; name a .py file in it"),
         (["run", "work.py:number"], 2, "work.py:number is 7"),
         (["run", "work.py:pipeline"], 2, "pipeline needs n: give n=VALUE"),
         (["run", "work.py:pipeline", "m=3"], 2, "unknown key 'm'"),
