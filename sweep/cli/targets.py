@@ -208,9 +208,12 @@ def _built(what: object, name: str, file: Path, words: Sequence[str], prefix: st
     """Make a runnable of a name's value, with the values given."""
     from sweep.experiments.base import Experiment, argument_types
     from sweep.pipeline.builder import Pipeline
+    from sweep.pipeline.units import Configuration
 
     words = joined(words)
     places: Places = {}
+    if isinstance(what, Configuration) and not isinstance(what, type):
+        raise ConfigError(f"{file.name}:{name} is a scope, nothing to run; ask it: sweep config why KEY {file.name}:{name}")
     if isinstance(what, type) and issubclass(what, Experiment):
         ours = what.__init__.__module__.partition(".")[0] == "sweep"  # fields and settings: given with their provenance
         own = {} if ours else argument_types(what)

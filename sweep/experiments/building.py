@@ -46,9 +46,11 @@ def _named(head: str, name: str) -> object:
     from importlib import import_module
 
     home = import_module(STRATEGIES[head])
-    known = [one for one in home.__all__ if one.endswith(head.capitalize())]
+    suffix = head.capitalize()
+    known = [one for one in home.__all__ if one.endswith(suffix) and one != suffix]
     if name not in known:
-        raise ContractError(head, [f"there is no {head} named {name!r}{did_you_mean(name, known)}; there are {', '.join(known)}"])
+        near = did_you_mean(name, known) or did_you_mean(f"{name}{suffix}", known)
+        raise ContractError(head, [f"there is no {head} named {name!r}{near}; there are {', '.join(known)}"])
     return getattr(home, name)
 
 

@@ -235,6 +235,7 @@ def typed(key: str, items: Sequence[Assignment], annotation: object, current: ob
 
 def _refuse(item: Assignment, error: ContractViolation | None) -> NoReturn:
     expected = error.expected.partition(" (text is")[0] if error is not None else ""
+    expected = " or ".join(one for one in expected.split(" or ") if "are not allowed" not in one) or expected  # of a union
     reason = item.problem or f"expected {expected}"
     got = "" if item.text is not None else f", got {error.value!r}" if error is not None else ""
     hint = range_hint(item.text or "").replace("`sweep run`", "`sweep run` of a sweep")

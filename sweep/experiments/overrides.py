@@ -11,7 +11,7 @@ from typing import Any
 
 from sweep.config.adict import dotted
 from sweep.config.commandline import RANGES, Assignment, search_range
-from sweep.errors import ConfigError, SweepError, UnknownName
+from sweep.errors import ConfigError, ContractError, SweepError, UnknownName
 from sweep.experiments.base import argument_types
 from sweep.experiments.building import build, unknown_argument
 from sweep.experiments.given import Given, typed
@@ -57,7 +57,8 @@ def given_strategy(head: str, items: Sequence[Assignment], present: object) -> o
     try:
         return build(_owner, given)[head]
     except (SweepError, TypeError, ValueError) as error:
-        raise ConfigError(f"{items[-1].source!r}: {error}") from error
+        said = "; ".join(error.problems) if isinstance(error, ContractError) else error
+        raise ConfigError(f"{items[-1].source!r}: {said}") from error
 
 
 def _owner(optimizer: object = None, scheduler: object = None) -> dict[str, object]:
