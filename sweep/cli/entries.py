@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal, final
 
 from sweep.cli.budgets import read_budget
-from sweep.cli.face import Face, environment
+from sweep.cli.face import Face, environment, short
 from sweep.errors import ConfigError, SweepError
 
 if TYPE_CHECKING:
@@ -43,9 +43,19 @@ class Options:
 
 
 def run_file(
-    face: Face, reference: str, values: Sequence[str], options: Options, *, resume: Resume, request: Request | None = None
-) -> None:
+    face: Face, reference: str, values: Sequence[str], options: Options, *, resume: Resume, request: Request | None = None,
+    kept: Mapping[str, object] | None = None,
+) -> None:  # fmt: skip
     """Import ``FILE[:NAME]`` and run it; print its result, and end with 1 if the run failed.
+
+    Args:
+        face: The common flags.
+        reference: ``FILE[:NAME]``.
+        values: The words after it.
+        options: The flags of ``sweep run``.
+        resume: Whether to go on with the latest run of that name.
+        request: What a resume or a rerun asks of the run.
+        kept: How the run is said to have been entered; None = by this file and these words.
 
     Raises:
         SweepError: What running it raises.
@@ -56,13 +66,12 @@ def run_file(
         target = load_target(reference, values, options.env)
         check_given(target)
         _set_options(target, options)
-        kept = {key: value for key, value in asdict(options).items() if value}
         entry = {
             "kind": "file", "file": target.file, "name": target.name, "args": list(values), "cwd": str(Path.cwd()),
-            "options": kept, "places": target.places,
+            "options": {key: value for key, value in asdict(options).items() if value}, "places": target.places,
         }  # fmt: skip
         text = None if request is None else request.to_text()
-        with environment(SWEEP_ENTRY=json.dumps(entry), SWEEP_RESUME=text):
+        with environment(SWEEP_ENTRY=json.dumps(kept or entry), SWEEP_RESUME=text):
             result = _run(face, target, options, resume)
     _print_result(face, result)
     _end(result)
@@ -133,12 +142,7 @@ def _print_result(face: Face, result: Any) -> None:
 
 
 def _lines(head: str, values: Mapping[str, object]) -> str:
-    return "\n".join([head, *(f"  {name} = {_short(value)}" for name, value in values.items())])
-
-
-def _short(value: object) -> str:
-    text = repr(value)
-    return text if len(text) <= 100 else text[:97] + "..."
+    return "\n".join([head, *(f"  {name} = {short(repr(value), 100)}" for name, value in values.items())])
 
 
 def _end(result: object) -> None:
@@ -169,31 +173,19 @@ def resume_run(
 
     row, entry = _root_of(face, reference, redo)
     request = Request(row.id, str(face.path), tuple(redo), allow_changed, dry_run, row.name)
-    if _is_finished(row) and not (redo or budget):
+    if str(row.status) == "completed" and not (redo or budget):
         more = " (a larger --budget extends it)" if row.level == "sweep" else ""
         face.say(f"{row.segment} has finished already; nothing to do{more}")
         face.show({"run_id": row.id, "path": row.segment, "status": str(row.status), "score": row.score}, "")
         return
     try:
         _enter(face, row, entry, request, workers, budget)
-    except Planned as planned:
-        face.show(planned.plan.to_data(), str(planned.plan))
-    except BaseExceptionGroup as group:
-        found = _first(group, Planned)
-        if found is None:
-            raise
-        face.show(found.plan.to_data(), str(found.plan))
-
-
-def _first(group: BaseExceptionGroup[Any], kind: type[Any]) -> Any:
-    part = group.subgroup(kind)
-    while isinstance(part, BaseExceptionGroup):
-        part = part.exceptions[0]
-    return part
-
-
-def _is_finished(row: RunRow) -> bool:
-    return str(row.status) == "completed"
+    except* Planned as group:
+        planned: BaseException = group
+        while isinstance(planned, BaseExceptionGroup):
+            planned = planned.exceptions[0]
+        if isinstance(planned, Planned):
+            face.show(planned.plan.to_data(), str(planned.plan))
 
 
 def _root_of(face: Face, reference: str, redo: Sequence[str] = ()) -> tuple[RunRow, dict[str, Any]]:
@@ -211,21 +203,24 @@ def _root_of(face: Face, reference: str, redo: Sequence[str] = ()) -> tuple[RunR
 
 
 def _enter(
-    face: Face, row: RunRow, entry: Mapping[str, Any], request: Request, workers: int | None, budget: str | None
-) -> None:
-    """Run the program that started a run once more."""
+    face: Face, row: RunRow, entry: Mapping[str, Any], request: Request, workers: int | None = None,
+    budget: str | None = None, kept: Mapping[str, object] | None = None,
+) -> None:  # fmt: skip
+    """Run the program that started a run once more; ``kept`` says of a new run how it was entered."""
     kind = entry.get("kind")
     here = Face(str(face.path), face.json, face.quiet, face.debug)
     if kind == "file":
-        kept = {**entry.get("options", {}), "budget": budget}
-        options = Options(**{**kept, **({} if workers is None else {"workers": workers})})
+        given = {**entry.get("options", {}), "budget": budget}
+        options = Options(**{**given, **({} if workers is None else {"workers": workers})})
         with _directory(entry["cwd"]):
             reference = f"{entry['file']}:{entry['name']}"
-            run_file(here, reference, entry["args"], options, resume="must", request=request)
+            how: Resume = "auto" if kept else "must"
+            run_file(here, reference, entry["args"], options, resume=how, request=request, kept=kept)
     elif kind == "script":
         if workers is not None or budget is not None:
             raise ConfigError("--workers and --budget: this run was started by a script, which sets them itself")
-        _execute(here, row, entry, request)
+        with environment(SWEEP_ENTRY=None if kept is None else json.dumps(kept)):
+            _execute(here, row, entry, request)
     elif kind == "rerun":
         raise SweepError(f"run {row.id} is a rerun of one trial; run it again: sweep rerun {entry['of']}")
     else:
@@ -294,24 +289,8 @@ def rerun_trial(face: Face, reference: str) -> None:
         raise ConfigError(f"{path}: only trials of a sweep that was run by itself can be run alone")
     entry = parent.data("entry") or {}
     request = Request(parent.id, str(face.path), name=parent.name, trial=row.number)
-    kept = {"kind": "rerun", "of": path}
     try:
-        _enter_for(face, parent, entry, request, kept)
+        _enter(face, parent, entry, request, kept={"kind": "rerun", "of": path})
     except Reran as done:
         result = done.result
-        face.show(result.summary_data(), f"{result.path} (run {result.run_id}): score {_short(result.value)}")
-
-
-def _enter_for(face: Face, row: RunRow, entry: Mapping[str, Any], request: Request, kept: Mapping[str, Any]) -> None:
-    """Enter a run whose new run gets an entry of its own."""
-    from sweep.cli.targets import load_target
-
-    if entry.get("kind") != "file":
-        with environment(SWEEP_ENTRY=json.dumps(kept)):
-            _enter(face, row, entry, request, None, None)
-        return
-    with _directory(entry["cwd"]), _process(face):
-        options = Options(**{**entry.get("options", {}), "budget": None})
-        target = load_target(f"{entry['file']}:{entry['name']}", entry["args"], options.env)
-        with environment(SWEEP_ENTRY=json.dumps(kept), SWEEP_RESUME=request.to_text()):
-            _run(Face(str(face.path), face.json, face.quiet, face.debug), target, options, "auto")
+        face.show(result.summary_data(), f"{result.path} (run {result.run_id}): score {short(repr(result.value), 100)}")
