@@ -39,7 +39,7 @@ where "did you mean" is written.
 from __future__ import annotations
 
 import difflib
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from typing import Any
 
 __all__ = [
@@ -71,7 +71,9 @@ __all__ = [
     "TrialStopped",
     "UnknownName",
     "did_you_mean",
+    "in_words",
     "near_miss",
+    "shortened",
 ]
 
 
@@ -97,6 +99,35 @@ def did_you_mean(name: str, known: Iterable[str]) -> str:
     """
     meant = near_miss(name, known)
     return f"; did you mean {meant!r}?" if meant is not None else ""
+
+
+def in_words(error: BaseException) -> str:
+    """Return class and message of an exception, shortened; whatever its own ``__str__`` does.
+
+    Example:
+        >>> in_words(ValueError("too large")), in_words(KeyboardInterrupt())
+        ('ValueError: too large', 'KeyboardInterrupt')
+    """
+    message = _legible(str, error)
+    return f"{type(error).__name__}: {shortened(message)}" if message else type(error).__name__
+
+
+def shortened(text: str, limit: int = 10_000) -> str:
+    """Return a text without the middle of what is longer than ``limit`` characters.
+
+    Example:
+        >>> shortened("a" * 50 + "b" * 50, 10)
+        'aaaaa … (90 characters left out) … bbbbb'
+    """
+    half = limit // 2
+    return text if len(text) <= limit else f"{text[:half]} … ({len(text) - 2 * half} characters left out) … {text[-half:]}"
+
+
+def _legible(read: Callable[[object], str], value: object) -> str:
+    try:
+        return read(value)
+    except Exception as error:  # noqa: BLE001  # a class of the user's may raise anything here, and we are telling of another error
+        return f"<no {read.__name__}: {type(error).__name__}>"
 
 
 class SweepError(Exception):
@@ -144,7 +175,7 @@ class ContractViolation(SweepError):
 
     def __init__(self, stage: str, field: str, value: object, expected: str, hint: str = "") -> None:
         self.stage, self.field, self.value, self.expected = stage, field, value, expected
-        shown = repr(value)
+        shown = _legible(repr, value)
         shown = shown if len(shown) <= 200 else shown[:197] + "..."
         tail = f"; {hint}" if hint else ""
         super().__init__(
@@ -177,7 +208,7 @@ class HookError(SweepError):
     def __init__(self, stage: str, hook: str, value: object, cause: BaseException) -> None:
         self.stage, self.hook, self.value = stage, hook, value
         super().__init__(
-            f"stage {stage!r}: its {hook!r} hook raised {type(cause).__name__}: {cause} "
+            f"stage {stage!r}: its {hook!r} hook raised {in_words(cause)} "
             "(the stage's output is kept; mend the hook and resume)"
         )
 

@@ -384,6 +384,17 @@ async def test_a_stage_in_a_child_process(store_path: Any, capfd: pytest.Capture
         assert (store.run_directory(1) / "stdout.log").exists()
 
 
+def stop_iteration() -> None:
+    raise StopIteration("none left")
+
+
+@pytest.mark.anyio
+async def test_stop_iteration_of_a_child_is_told_with_its_place_there() -> None:
+    with pytest.raises(RuntimeError, match="it raised StopIteration, which cannot pass through a coroutine") as caught:
+        await Pipeline().stage("ends", stop_iteration, isolate="process").run()
+    assert any("in stop_iteration" in note for note in caught.value.__notes__)
+
+
 @pytest.mark.anyio
 async def test_a_child_that_hangs_is_killed_by_its_timeout() -> None:
     with (

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import operator
 import warnings
-from collections.abc import Callable
+from collections.abc import AsyncIterator, Callable, Iterator
 from dataclasses import dataclass
 from typing import Any, NamedTuple, Protocol, TypedDict
 
@@ -221,6 +221,23 @@ def test_builtin_functions_are_refused_where_nothing_would_reach_them() -> None:
     seen: list[State] = []
     Pipeline(n=int).stage("see", seen.append).run(n=1)
     assert seen == [{"n": 1}], "a method of an object may well take the State"
+
+
+def test_a_generator_that_nobody_would_run_is_refused() -> None:
+    def lines(n: int = 2) -> Iterator[int]:
+        yield from range(n)
+
+    async def later(item: int = 2) -> AsyncIterator[int]:
+        yield item
+
+    for what in (lines, later):
+        (problem,) = problems(Pipeline().stage("lines", what).check)
+        assert f"{what.__name__} is a generator function, of which nothing would run" in problem
+    assert problems(Pipeline(xs=list[int]).map("each", later, over="xs").check)
+    assert Pipeline().stage("lines", lines).through(x=list[int]).run().x == [0, 1]
+    seen: list[int] = []
+    Pipeline().stage("lines", lines, transform=seen.extend).run()
+    assert seen == [0, 1]
 
 
 def test_a_plain_dict_or_nothing_proves_nothing_and_is_no_problem_even_when_strict() -> None:

@@ -25,6 +25,7 @@ from sweep.clock import current_clock, using_clock
 from sweep.errors import ContractError, ContractViolation, HookError, NotAwaited, StageTimeout, SweepError
 from sweep.optimizers import RandomOptimizer
 from sweep.testing.clock import VirtualClock
+from sweep.tracker.stream import Event, listening
 
 anyio_mark = pytest.mark.anyio
 
@@ -799,3 +800,25 @@ def test_the_traceback_is_the_users(capsys: pytest.CaptureFixture[str]) -> None:
     text = "".join(traceback.format_exception(caught.value))
     assert "During handling" not in text
     assert text.count("Traceback") == 1
+
+
+def test_an_error_that_cannot_be_told_comes_out_as_itself_with_its_stage(tmp_path: Path) -> None:
+    class Silent(Exception):
+        def __str__(self) -> str:
+            raise RuntimeError("no words")
+
+    def fail() -> int:
+        raise Silent
+
+    told: list[Event] = []
+    with listening(told.append), pytest.raises(Silent) as caught:
+        Pipeline().stage("fail", fail).through(x=int, retry=Retry(1, backoff=0)).run(name="r", store=tmp_path / "s.db")
+    assert any("in stage 'r/fail'" in note for note in caught.value.__notes__)
+    assert [one.data["error"] for one in told if one.data.get("error")] == ["Silent: <no str: RuntimeError>"] * 2
+    with pytest.raises(ContractViolation, match=r"got <no repr: RuntimeError> \(Mute\), expected a valid integer"):
+        Pipeline().stage("mute", lambda: Mute()).through(x=int).run()
+
+
+class Mute:
+    def __repr__(self) -> str:
+        raise RuntimeError("no words")

@@ -11,6 +11,7 @@ import sys
 import textwrap
 import threading
 import time
+import tracemalloc
 from collections.abc import Callable
 from contextlib import suppress
 from pathlib import Path
@@ -413,6 +414,59 @@ async def test_arrays_travel_and_can_be_written() -> None:
 async def test_a_value_that_cannot_travel_is_named() -> None:
     error = await failure(return_lock)
     assert "the returned value, a _thread.lock, cannot be sent" in str(error)
+
+
+class Silent(Exception):
+    """An error that cannot be told."""
+
+    def __str__(self) -> str:
+        raise RuntimeError("no words")
+
+
+def raise_silent() -> None:
+    raise Silent
+
+
+def raise_at_length() -> None:
+    raise ValueError("x" * 5_000_000)
+
+
+def exit_with_words() -> None:
+    sys.exit("no data")
+
+
+def return_nested() -> Any:
+    return {"fine": 1, "inner": [2, (i for i in range(3))]}
+
+
+@pytest.mark.anyio
+async def test_what_cannot_be_told_or_is_too_long_to_be_told_is_still_told_of() -> None:
+    assert "a builtins.generator in the returned value cannot be sent" in str(await failure(return_nested))
+    error = await failure(raise_silent)
+    assert str(error) == "raise_silent() raised Silent: <no str: RuntimeError>"
+    assert "in raise_silent" in error.traceback
+    error = await failure(raise_at_length)
+    assert "characters left out" in str(error)
+    assert len(str(error)) + len(error.traceback) < 30_000
+    assert str(await failure(exit_with_words)).endswith("called sys.exit(no data)")
+
+
+def abort_after(megabytes: int) -> None:
+    for _ in range(megabytes):
+        sys.stderr.write("y" * 1_000_000 + "\n")
+    os.abort()
+
+
+@pytest.mark.anyio
+async def test_of_a_long_log_only_the_end_is_read(tmp_path: Path) -> None:
+    tracemalloc.start()
+    try:
+        error = await failure(abort_after, output=tmp_path, megabytes=20)
+        _, peak = tracemalloc.get_traced_memory()
+    finally:
+        tracemalloc.stop()
+    assert "in abort_after" in error.traceback
+    assert peak < 10_000_000
 
 
 @pytest.mark.anyio

@@ -21,7 +21,7 @@ from collections.abc import Awaitable, Callable
 from typing import Any
 
 from sweep.clock import current_clock
-from sweep.errors import ContractError, ContractViolation, PlacementError, StageTimeout
+from sweep.errors import ContractError, ContractViolation, PlacementError, StageTimeout, in_words
 from sweep.pipeline.contracts import Accepted
 from sweep.pipeline.nodes import Cache, Hooks, Retry, warn_at
 from sweep.pipeline.records import (
@@ -220,7 +220,7 @@ def _validate(check: Callable[..., object], inner: Call) -> Call:
                 "validate",
                 outcome.output,
                 f"a value that {named(check)} accepts",
-                f"{type(error).__name__}: {error}",
+                in_words(error),
             ) from error
         if verdict is not None and not verdict:
             raise ContractViolation(act.path, "validate", outcome.output, f"a value that {named(check)} accepts")

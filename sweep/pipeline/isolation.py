@@ -14,7 +14,7 @@ from typing import Any, final
 
 from sweep.clock import current_clock
 from sweep.context import Context, Session
-from sweep.errors import ContractError
+from sweep.errors import ContractError, shortened
 from sweep.threads import WorkerThreads
 from sweep.trial import Decision, Resources
 
@@ -105,6 +105,8 @@ def received(answer: tuple[str, Any, str]) -> Any:
     from sweep.process.wire import load_error  # it needs cloudpickle, which is slow to import
 
     raised = load_error(value)
+    if isinstance(raised, StopIteration):
+        raised = RuntimeError("it raised StopIteration, which cannot pass through a coroutine")
     raised.add_note(f"in a child process:\n{text.rstrip()}")
     raise raised
 
@@ -165,7 +167,7 @@ def _raised(error: Exception) -> tuple[str, object, str]:
 
     own = error.__traceback__
     shown = error.with_traceback(own.tb_next) if own is not None and own.tb_next is not None else error
-    return "error", [bytes(part) for part in dump_error(error)], "".join(traceback.format_exception(shown))
+    return "error", [bytes(part) for part in dump_error(error)], shortened("".join(traceback.format_exception(shown)))
 
 
 @final

@@ -13,7 +13,7 @@ from typing import Final, final
 import anyio
 from anyio.lowlevel import checkpoint
 
-from sweep.errors import ContractError, RunLocked, StoreError, SweepError
+from sweep.errors import ContractError, RunLocked, StoreError, SweepError, in_words
 from sweep.pipeline.contracts import Accepted
 from sweep.pipeline.hooks import Call
 from sweep.pipeline.records import commit_item, restore_item
@@ -119,7 +119,7 @@ class _Mapping:
             raise error
         self.failures[index] = error
         handle = self.handle
-        text = f"item {act.path!r} failed: {type(error).__name__}: {error}"
+        text = f"item {act.path!r} failed: {in_words(error)}"
         act.frame.root.stream.emit("warning", handle.run_id if handle else 0, act.path, message=text)
 
 
@@ -229,4 +229,4 @@ def _unwrapped(several: BaseExceptionGroup[BaseException]) -> BaseException:
 def _one_line(error: Exception) -> str:
     text = "".join(traceback.format_exception_only(error)).strip()
     notes = [one for one in getattr(error, "__notes__", ()) if one.startswith("in ")]
-    return f"{notes[0] + ': ' if notes else ''}{text.splitlines()[0]}"
+    return f"{notes[0] + ': ' if notes else ''}{text.splitlines()[0][:500]}"

@@ -11,7 +11,7 @@ from typing import Any
 from typing_extensions import is_typeddict
 
 from sweep.clock import current_clock
-from sweep.errors import ContractError, ContractViolation, ItemFailed, NotStorable, StoreCorrupt
+from sweep.errors import ContractError, ContractViolation, ItemFailed, NotStorable, StoreCorrupt, in_words
 from sweep.fingerprint import Fingerprinter, stable_json, structure_hash
 from sweep.pipeline.contracts import Accepted, FieldContract, OutputContract
 from sweep.pipeline.nodes import Cache, warn_at
@@ -299,7 +299,7 @@ def is_small(value: Any) -> bool:
 def note_failures(handle: Handle, key: str, values: Mapping[str, object]) -> None:
     """Journal the errors that results carry, in words."""
     found = {
-        name: {index: [type(error).__name__, str(error)] for index, error in value.failures.items()}
+        name: {index: in_words(error).partition(": ")[::2] for index, error in value.failures.items()}
         for name, value in values.items()
         if type(value) is Results and value.failures
     }
@@ -349,9 +349,8 @@ def attempts_before(act: Activation) -> int:
 async def failed_attempt(act: Activation, error: Exception) -> None:
     """Keep the count of attempts, before the wait for the next one begins."""
     handle = act.frame.handle
-    text = f"{type(error).__name__}: {error}"
     run_id = handle.run_id if handle else 0
-    act.frame.root.stream.emit("stage.retried", run_id, act.path, attempt=act.attempt, error=text)
+    act.frame.root.stream.emit("stage.retried", run_id, act.path, attempt=act.attempt, error=in_words(error))
     if handle is not None:
         handle.journal.put(f"{act.key}!{ATTEMPTS}", ATTEMPTS, str(act.attempt))
         await handle.commit(act.frame.root.threads)

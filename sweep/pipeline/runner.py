@@ -11,7 +11,7 @@ from typing import Any
 import anyio
 
 from sweep.clock import current_clock
-from sweep.errors import ContractViolation, HookError, RunInChild, SweepError
+from sweep.errors import ContractViolation, HookError, RunInChild, SweepError, in_words
 from sweep.pipeline.contracts import Accepted
 from sweep.pipeline.hooks import ask, compose, named
 from sweep.pipeline.isolation import Carried, Job, NoSession, received, within
@@ -79,7 +79,7 @@ async def _stage(step: StageStep, state: State, frame: Frame, key: str) -> Accep
         accepted = await _attempted(act)
     except Exception as error:  # whatever the stage raises
         note(error, f"in stage {act.path!r} ({step.where})")
-        _tell_end(act, run_id, error=f"{type(error).__name__}: {error}")
+        _tell_end(act, run_id, error=in_words(error))
         raise
     if handle is not None:
         await commit(act, handle, accepted)

@@ -47,6 +47,7 @@ class StageCheck:
         self.in_order(unit, step.bindings, place)
         if contract is not None and "transform" not in hooks:
             self.returns(unit, contract, place)
+        self.generator(unit, contract, hooks, place)
         self.leaves(node.hooks, unit, place)
         structure.append({"stage": node.name, "kind": unit.kind, "gives": text_of(step.contract), "is": unit.structure})
         return step
@@ -218,6 +219,14 @@ class StageCheck:
                 hint = unknown_hook(name) or did_you_mean(name, taken)
                 self.known.problem(f"{place}: {name!r} is no hook, no type, and no parameter of the stage{hint}")
         return tuple(found)
+
+    def generator(self, unit: Unit, contract: OutputContract | None, hooks: Hooks, place: str) -> None:
+        """Refuse a generator function whose generator nobody would run."""
+        if contract is None and unit.kind == "function" and unit.signature.is_generator and "transform" not in hooks:
+            self.known.problem(
+                f"{place}: {unit.signature.name} is a generator function, of which nothing would run: nobody takes what it "
+                "yields; let it return, or say what becomes of the items: .through(NAME=list[…])"
+            )
 
     def in_order(self, unit: Unit, bindings: Sequence[Binding], place: str, taker: str = "") -> None:
         """Refuse a positional-only parameter behind one that may be left out: its value would slip into that place."""

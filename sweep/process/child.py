@@ -23,7 +23,7 @@ import anyio
 
 from sweep.clock import current_clock
 from sweep.context import Context
-from sweep.errors import NotStorable, TrialPaused, TrialStopped
+from sweep.errors import NotStorable, TrialPaused, TrialStopped, in_words, shortened
 from sweep.process import wire
 from sweep.process.wire import Frame, Kind, NotSendable
 from sweep.trial import Decision
@@ -196,11 +196,21 @@ def _dump_value(value: object) -> list[bytes | memoryview]:
     try:
         return wire.dump(value)
     except NotSendable as error:
-        kind = type(value)
-        raise TypeError(
-            f"the returned value, a {kind.__module__}.{kind.__qualname__}, cannot be sent to the owning process: "
-            f"{error}; return plain data"
-        ) from error
+        part = _refused(value)
+        kind = f"{type(part).__module__}.{type(part).__qualname__}"
+        what = f"the returned value, a {kind}," if part is value else f"a {kind} in the returned value"
+        raise TypeError(f"{what} cannot be sent to the owning process: {error}; return plain data") from error
+
+
+def _refused(value: object) -> object:
+    """Return the innermost part of a value that cannot be pickled."""
+    parts = value.values() if isinstance(value, dict) else value if isinstance(value, list | tuple) else ()
+    for part in parts:
+        try:
+            wire.dump(part)
+        except NotSendable:
+            return _refused(part)
+    return value
 
 
 def _describe(error: BaseException, session: _PipeSession) -> dict[str, Any]:
@@ -213,9 +223,8 @@ def _describe(error: BaseException, session: _PipeSession) -> dict[str, Any]:
         start = start.tb_next  # the user's frames only, unless there are none
     shown = error.with_traceback(start) if start is not None else error
     note = {
-        "type": type(error).__name__,
-        "message": str(error),
-        "traceback": "".join(traceback.format_exception(shown)),
+        "words": in_words(error),
+        "traceback": shortened("".join(traceback.format_exception(shown))),
         "fault": error is session.fault,
     }
     return note | ({"exit": _exit_code(error)} if isinstance(error, SystemExit) else {})

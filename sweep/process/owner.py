@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import functools
+import io
 import os
 import signal
 import socket
@@ -353,9 +354,9 @@ class _Child:
         if note["fault"] and self._fault is not None:
             return self._fault
         if "exit" in note:
-            text = f"{self.title} called sys.exit({note['exit']})"
+            text = f"{self.title} called sys.exit({note['words'].partition(': ')[2]})"
         else:
-            text = f"{self.title} raised {note['type']}" + (f": {note['message']}" if note["message"] else "")
+            text = f"{self.title} raised {note['words']}"
         return TrialFailed(text, exit_code=note.get("exit"), traceback=note["traceback"])
 
     def _death(self) -> TrialFailed:
@@ -377,7 +378,9 @@ class _Child:
     def _fatal(self) -> str:
         """Return what the interpreter wrote of a crash to the child's stderr."""
         try:
-            text = "" if self._output is None else (self._output / "stderr.log").read_text(errors="replace")[-8000:]
+            with (self._output / "stderr.log").open("rb") if self._output is not None else io.BytesIO() as log:
+                log.seek(max(0, log.seek(0, os.SEEK_END) - 8000))
+                text = log.read().decode(errors="replace")
         except OSError:
             return ""
         attempt = text.rpartition("\n--- ")[2]

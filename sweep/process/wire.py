@@ -18,6 +18,8 @@ from typing import Any, NamedTuple, final
 import anyio
 import cloudpickle  # type: ignore[import-untyped]  # it has no stubs
 
+from sweep.errors import in_words
+
 __all__ = [
     "CHILD_VARIABLE",
     "Frame",
@@ -120,7 +122,7 @@ def dump_error(error: BaseException) -> list[bytes | memoryview]:
         parts = dump((type(error), error.args, vars(error)))
         load_error(parts)
     except Exception:  # noqa: BLE001  # any part of it may refuse, then its words must do
-        return dump((RuntimeError, (f"{type(error).__name__}: {error}",), {}))
+        return dump((RuntimeError, (in_words(error),), {}))
     return parts
 
 
