@@ -36,10 +36,11 @@ def compare(face: Face, references: tuple[str, ...], everything: bool) -> None:
 
     with face.open() as store:
         facts = [_facts(store, find_run(store, reference)) for reference in references]
-    names = list(dict.fromkeys(name for one in facts for name in one if name != "run"))
-    rows = {name: [one.get(name) for one in facts] for name in names}
-    differ = {name for name, values in rows.items() if any(value != values[0] for value in values)}
-    kept = {name: values for name, values in rows.items() if everything or name in differ or name in _FACTS}
+    kept = {}
+    for name in dict.fromkeys(name for one in facts for name in one if name != "run"):
+        values = [one.get(name) for one in facts]
+        if everything or name in _FACTS or any(value != values[0] for value in values):
+            kept[name] = values
     runs = [str(one["run"]) for one in facts]
     lines = [[name, *(short(value, 40) for value in values)] for name, values in kept.items()]
     face.show({"runs": runs, "facts": kept}, lambda: table([["", *runs], *lines]))
@@ -88,18 +89,20 @@ def export(face: Face, reference: str, kind: str | None, output: str | None, onl
     with face.open() as store:
         row = find_run(store, reference)
         trials = _trials(store, row, with_history=only_metrics or kind != "csv")
-    rows = [each for one in trials for each in _history_rows(one)] if only_metrics else trials
+    rows = trials
+    if only_metrics:
+        rows = [{"sweep": one["sweep"], "trial": one["number"], **step} for one in trials for step in one["history"]]
     if not rows:
         face.say(f"{reference} has no {'metrics' if only_metrics else 'trials'} yet")
     text = _written(rows, kind)
     if output is None or output == "-":
         click.echo(text, nl=False)
-    else:
-        try:
-            Path(output).write_text(text, encoding="utf-8")
-        except OSError as error:
-            raise ConfigError(f"-o {output}: it cannot be written: {error.strerror}") from error
-        face.say(f"{len(rows)} rows in {output}")
+        return
+    try:
+        Path(output).write_text(text, encoding="utf-8")
+    except OSError as error:
+        raise ConfigError(f"-o {output}: it cannot be written: {error.strerror}") from error
+    face.say(f"{len(rows)} rows in {output}")
 
 
 def _trials(store: Store, row: RunRow, *, with_history: bool) -> list[Facts]:
@@ -122,10 +125,6 @@ def _trials(store: Store, row: RunRow, *, with_history: bool) -> list[Facts]:
             query = "SELECT step, name, value FROM metric WHERE run_id=? ORDER BY id"
             one["history"] = [{"step": s, "name": n, "value": v} for s, n, v in store.rows(query, (one["id"],))]
     return found
-
-
-def _history_rows(trial: Facts) -> list[Facts]:
-    return [{"sweep": trial["sweep"], "trial": trial["number"], **one} for one in trial["history"]]
 
 
 def _written(rows: list[Facts], kind: str) -> str:

@@ -3,15 +3,16 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import click
 
 from sweep.cli.face import Face, age, flags, short, table
 
 if TYPE_CHECKING:
+    from sweep.cli.rows import Facts
     from sweep.store.runs import RunRow
     from sweep.store.writer import Store
 
@@ -65,14 +66,14 @@ def show(face: Face, reference: str, everything: bool) -> None:
     face.show(data, lambda: "\n".join(_node_lines(node, everything, "", trial)))
 
 
-def _trial(store: Store, sweep: RunRow, number: int) -> dict[str, object]:
+def _trial(store: Store, sweep: RunRow, number: int) -> Facts:
     from sweep.cli.rows import trials_of
 
     return next(one for one in trials_of(store, sweep) if one["number"] == number)
 
 
 def _node_lines(
-    node: Mapping[str, Any], everything: bool, indent: str, trial: Mapping[str, Any] | None = None, above: str = ""
+    node: Facts, everything: bool, indent: str, trial: Facts | None = None, above: str = ""
 ) -> Iterator[str]:
     """Yield the lines of a node and all below it; the path of a child is told from its parent's on."""
     from sweep.cli.rows import fold_loops
@@ -97,21 +98,21 @@ def _node_lines(
         yield from _node_lines(child, everything, inner, above=f"{node['path']}/")
 
 
-def _trial_lines(trial: Mapping[str, Any], metrics: list[dict[str, Any]], indent: str) -> Iterator[str]:
+def _trial_lines(trial: Facts, metrics: list[Facts], indent: str) -> Iterator[str]:
     yield f"{indent}{trial['how']}"
     for name, value in trial["params"].items():
         yield f"{indent}{name} = {value!r}"
     if not metrics:
         return
     names = list(dict.fromkeys(one["name"] for one in metrics))
-    by_step: dict[object, dict[str, Any]] = {}
+    by_step: dict[object, Facts] = {}
     for one in metrics:
         by_step.setdefault(one["step"], {})[one["name"]] = one["value"]
     rows = [["step", *names], *([step, *(values.get(name) for name in names)] for step, values in by_step.items())]
     yield table(rows, indent)
 
 
-def _sweep_lines(node: Mapping[str, Any], everything: bool, indent: str) -> Iterator[str]:
+def _sweep_lines(node: Facts, everything: bool, indent: str) -> Iterator[str]:
     trials = node["list"]
     counts = ", ".join(f"{count} {status}" for status, count in sorted(node["counts"].items()))
     yield f"{indent}{len(trials)} trials: {counts}" if trials else f"{indent}no trials yet"
@@ -129,11 +130,11 @@ def _sweep_lines(node: Mapping[str, Any], everything: bool, indent: str) -> Iter
         yield f"{indent}… {len(trials) - len(shown)} more (--all)"
 
 
-def _best(trials: list[dict[str, object]], mode: str) -> list[dict[str, Any]]:
+def _best(trials: list[Facts], mode: str) -> list[Facts]:
     """Return trials with the best first: completed ones, then the furthest, by score; those without one last."""
     sign = -1.0 if mode == "max" else 1.0
 
-    def key(one: dict[str, Any]) -> tuple[object, ...]:
+    def key(one: Facts) -> tuple[object, ...]:
         score = one["score"]
         known = score is not None and score == score and one["status"] != "failed"
         completed = one["status"] == "completed"

@@ -5,11 +5,15 @@ from __future__ import annotations
 import os
 import signal
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING
 
 import click
 
 from sweep.cli.face import Face, flags, value_sources
+
+if TYPE_CHECKING:
+    from sweep.store.runs import RunRow
+    from sweep.store.writer import Store
 
 __all__ = ["rerun", "resume", "run", "stop", "validate"]
 
@@ -101,14 +105,14 @@ def stop(face: Face, reference: str) -> None:
     face.show({"run_id": row.id, "path": path, "requested": True}, "")
 
 
-def _standing(row: Any) -> str:
+def _standing(row: RunRow) -> str:
     from sweep.trial import Status
 
     status = Status.INTERRUPTED if row.status is Status.RUNNING else row.status
     return f"it is {status}" + ("" if status.ended else f"; go on with it: sweep resume {row.root_id}")
 
 
-def _ask(store: Any, row: Any) -> str:
+def _ask(store: Store, row: RunRow) -> str:
     """Write the request for a sweep or a trial; end the owner of any other run by SIGTERM."""
     from sweep.errors import SweepError
     from sweep.store.runs import TRIAL, read_run

@@ -37,7 +37,6 @@ __all__ = [
     "Arguments",
     "Assignment",
     "Explicit",
-    "Unset",
     "environment_of",
     "from_environment",
     "from_file",
@@ -114,7 +113,7 @@ class Arguments:
     flag_defaults: dict[str, object] = field(default_factory=dict)
 
 
-class Unset(list[Any]):
+class _Unset(list[object]):
     """Stands for "this flag was not given" while argparse runs; a list, so that ``append`` and ``count`` work on it."""
 
     def __add__(self, other: Any) -> Any:
@@ -170,7 +169,7 @@ def _argparse(words: list[str], parser: ArgumentParser, found: Arguments) -> lis
     from argparse import Namespace
 
     values, rest = parser.parse_known_args(words)
-    marks = {name: Unset() for name in vars(values)}
+    marks = {name: _Unset() for name in vars(values)}
     probe, _ = parser.parse_known_args(words, Namespace(**marks))
     for name, value in vars(values).items():
         given = getattr(probe, name) is not marks.get(name)

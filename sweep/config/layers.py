@@ -12,7 +12,7 @@ from __future__ import annotations
 import json
 import os
 import re
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from types import CodeType
 from typing import Any, Protocol, final
@@ -295,12 +295,7 @@ def _shown(value: object) -> str:
 
 
 def _undotted(key: str) -> Path:
-    return tuple(_parts(key))
-
-
-def _parts(key: str) -> Iterator[object]:
-    for quoted, plain in _PART.findall(key):
-        yield json.loads(quoted) if quoted else plain
+    return tuple(json.loads(quoted) if quoted else plain for quoted, plain in _PART.findall(key))
 
 
 def short_path(path: str) -> str:

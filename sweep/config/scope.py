@@ -204,21 +204,25 @@ class _Configurable(ABC):
         return cast(F, call)
 
     def _call(self, function: Callable[..., object], args: Sequence[object], kwargs: Mapping[str, object]) -> object:
-        found = self._for(function)
-        filled, named = self._fill(function, found, args, kwargs)
+        found, filled, named = self._filled(function, args, kwargs)
         with _using(found):
             return function(*filled, **named)
 
     async def _call_later(self, function: Callable[..., Any], args: Sequence[object], kwargs: Mapping[str, object]) -> object:
-        found = self._for(function)
-        filled, named = self._fill(function, found, args, kwargs)
+        found, filled, named = self._filled(function, args, kwargs)
         with _using(found):
             return await function(*filled, **named)
 
+    def _filled(
+        self, function: Callable[..., object], args: Sequence[object], kwargs: Mapping[str, object]
+    ) -> tuple[Mapping[Scope, Resolution], list[object], dict[str, object]]:
+        """Return the configs in use for a function, and its arguments with them put in."""
+        found = self._above() or self._for(function)
+        configs = {scope.name: found[scope].value for scope in self.scopes}
+        types = {scope.name: scope.result_type for scope in self.scopes if scope.result_type is not ADict}
+        return found, *fill(function, configs, types, args, kwargs)
+
     def _for(self, function: Callable[..., object]) -> Mapping[Scope, Resolution]:
-        above = _in_use.get()
-        if all(scope in above for scope in self.scopes):
-            return {scope: above[scope] for scope in self.scopes}
         self._main = function.__name__
         try:
             self._used = self._argv(function.__module__)
@@ -229,22 +233,14 @@ class _Configurable(ABC):
             sys.stderr.write(f"{os.path.basename(sys.argv[0])}: error: {error}\n")
             raise SystemExit(2) from error  # a wrong word on a script's command line, as argparse has it
 
-    def _fill(
-        self,
-        function: Callable[..., object],
-        found: Mapping[Scope, Resolution],
-        args: Sequence[object],
-        kwargs: Mapping[str, object],
-    ) -> tuple[list[object], dict[str, object]]:
-        configs = {scope.name: found[scope].value for scope in self.scopes}
-        types = {scope.name: scope.result_type for scope in self.scopes if scope.result_type is not ADict}
-        return fill(function, configs, types, args, kwargs)
+    def _above(self) -> Mapping[Scope, Resolution] | None:
+        """Return the configs in use above the present call, if all are."""
+        above = _in_use.get()
+        return {scope: above[scope] for scope in self.scopes} if all(scope in above for scope in self.scopes) else None
 
     def _current(self, argv: Sequence[str] | str | None) -> list[Resolution]:
-        above = _in_use.get()
-        if argv is None and all(scope in above for scope in self.scopes):
-            return [above[scope] for scope in self.scopes]
-        return list(self._one(argv).values())
+        above = self._above() if argv is None else None
+        return list((above or self._one(argv)).values())
 
     def _one(self, argv: Sequence[str] | str | None) -> Mapping[Scope, Resolution]:
         return self._resolutions(self._argv()) if argv is None else self._resolving(_split(argv))
