@@ -9,6 +9,7 @@ from __future__ import annotations
 import json
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from copy import deepcopy
+from functools import partial
 from os import PathLike
 from typing import Any, NoReturn, Protocol, Self, SupportsIndex, cast, final
 
@@ -310,7 +311,7 @@ class ADict(_Guarded):
         del self[name]
 
     def __repr__(self) -> str:
-        return f"ADict({_plain(self)!r})"
+        return f"ADict({self.to_dict()!r})"
 
     @property
     def frozen(self) -> bool:
@@ -330,15 +331,16 @@ class ADict(_Guarded):
 
     def copy(self) -> ADict:
         """Return a copy that can be changed; nested ADicts and lists are copied, other values shared."""
-        return _copied(self, self._adict.auto, lambda value: value)
+        return cast(ADict, _mapped(self, partial(_holding, auto=self._adict.auto), _itself))
 
     __copy__ = copy
 
     def __deepcopy__(self, memo: dict[int, object]) -> ADict:
-        return _copied(self, self._adict.auto, lambda value: deepcopy(value, memo))
+        copied = _mapped(self, partial(_holding, auto=self._adict.auto), lambda value: deepcopy(value, memo))
+        return cast(ADict, copied)
 
     def __reduce_ex__(self, protocol: SupportsIndex) -> tuple[object, ...]:
-        return (_restored, (dict(dict.items(self)), self._adict.auto, self._adict.frozen))
+        return (_holding, (dict(dict.items(self)), self._adict.auto, self._adict.frozen))
 
     def merge(self, mapping: Mapping[Any, object], /) -> ADict:
         """Set every leaf of ``mapping``: mappings are joined at any depth; return this config."""
@@ -367,7 +369,7 @@ class ADict(_Guarded):
 
     def to_dict(self) -> dict[Any, Any]:
         """Return the same data as plain dicts, lists and tuples."""
-        return cast(dict[Any, Any], _plain(self))
+        return cast(dict[Any, Any], _mapped(self, dict, _itself))
 
     def __sweep_encode__(self) -> dict[object, object]:
         """Return what a store keeps of it."""
@@ -491,18 +493,22 @@ def _blank(auto: bool) -> ADict:
 def _adopt(value: Any, state: _State, key: object) -> object:
     """Turn nested mappings into ADicts that belong to the same tree as ``state``."""
     if isinstance(value, Mapping):
-        child = value if isinstance(value, ADict) and _is_fresh(value) else _blank(state.auto)
-        if child is not value:
-            for name, item in dict.items(value) if isinstance(value, dict) else value.items():
-                dict.__setitem__(child, name, item if type(item) in _SCALARS else _adopt(item, child._adict, name))
-        if state.owner is not None or state.auto or state.path or child._adict.path:
-            _settle(child, state.owner, (*state.path, key), state.auto)
-        return child
+        return _adopt_mapping(value, state, key)
     if type(value) in (list, tuple, _FrozenList):
         loose = _State(False)  # parts inside a list have no path of their own: the list is one value
         items = [item if type(item) in _SCALARS else _adopt(item, loose, index) for index, item in enumerate(value)]
         return tuple(items) if type(value) is tuple else items
     return value
+
+
+def _adopt_mapping(value: Mapping[Any, Any], state: _State, key: object) -> ADict:
+    child = value if isinstance(value, ADict) and _is_fresh(value) else _blank(state.auto)
+    if child is not value:
+        for name, item in dict.items(value) if isinstance(value, dict) else value.items():
+            dict.__setitem__(child, name, item if type(item) in _SCALARS else _adopt(item, child._adict, name))
+    if state.owner is not None or state.auto or state.path or child._adict.path:
+        _settle(child, state.owner, (*state.path, key), state.auto)
+    return child
 
 
 def _is_fresh(value: ADict) -> bool:
@@ -561,7 +567,7 @@ def leaves(mapping: Mapping[Any, object], path: Path = ()) -> Iterator[tuple[Pat
 
 def snapshot(value: object) -> object:
     """Return a copy of nested containers that later changes in place do not reach; other values are shared."""
-    return set(value) if type(value) is set else _copied_value(value, False, lambda item: item)
+    return set(value) if type(value) is set else _mapped(value, _holding, _itself)
 
 
 def disown(node: ADict) -> None:
@@ -569,35 +575,23 @@ def disown(node: ADict) -> None:
     _settle(node, None, (), node._adict.auto)
 
 
-def _copied(node: ADict, auto: bool, leaf: Callable[[object], object]) -> ADict:
-    fresh = _blank(auto)
-    for key, value in dict.items(node):
-        dict.__setitem__(fresh, key, _copied_value(value, auto, leaf))
-    return fresh
-
-
-def _copied_value(value: Any, auto: bool, leaf: Callable[[object], object]) -> object:
+def _mapped(value: Any, group: Callable[[dict[Any, object]], object], leaf: Callable[[Any], object]) -> Any:
+    """Return nested containers anew: each ADict as ``group`` makes it, each value that is no scalar as ``leaf`` does."""
     if isinstance(value, ADict):
-        return _copied(value, auto, leaf)
+        return group({key: _mapped(item, group, leaf) for key, item in dict.items(value)})
     if type(value) in (list, _FrozenList):
-        return [_copied_value(item, auto, leaf) for item in value]
+        return [_mapped(item, group, leaf) for item in value]
     if type(value) is tuple:
-        return tuple(_copied_value(item, auto, leaf) for item in value)
+        return tuple(_mapped(item, group, leaf) for item in value)
     return value if type(value) in _SCALARS else leaf(value)
 
 
-def _plain(value: Any) -> object:
-    if isinstance(value, ADict):
-        return {key: _plain(item) for key, item in dict.items(value)}
-    if type(value) in (list, _FrozenList):
-        return [_plain(item) for item in value]
-    if type(value) is tuple:
-        return tuple(_plain(item) for item in value)
+def _itself(value: object) -> object:
     return value
 
 
-def _restored(data: dict[object, object], auto: bool, frozen: bool) -> ADict:
+def _holding(data: dict[Any, Any], auto: bool = False, frozen: bool = False) -> ADict:
+    """Return an ADict with these items as they are."""
     node = _blank(auto)
-    for key, value in data.items():
-        dict.__setitem__(node, key, value)
+    dict.update(node, data)
     return node.freeze() if frozen else node

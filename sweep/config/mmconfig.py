@@ -10,6 +10,7 @@ import ast
 import operator
 import os
 from collections.abc import Callable, Mapping
+from copy import deepcopy
 from os import PathLike
 from pathlib import Path
 from types import BuiltinFunctionType, FunctionType, ModuleType
@@ -148,7 +149,7 @@ class _Assignments:
             case ast.Constant():
                 return node.value
             case ast.Name() if node.id in self.names:
-                return _without_sharing(self.names[node.id])
+                return deepcopy(self.names[node.id])  # one name used twice gives two values
             case ast.List():
                 return [self.value(item) for item in node.elts]
             case ast.Tuple():
@@ -210,12 +211,3 @@ class _Assignments:
             return holder[index]
         except (KeyError, IndexError, TypeError) as error:
             raise ConfigError(f"{self.path}:{node.lineno}: {ast.unparse(node)}: {error!r}") from error
-
-
-def _without_sharing(value: object) -> object:
-    """Copy containers, so that one name used twice gives two values."""
-    if isinstance(value, dict):
-        return {key: _without_sharing(item) for key, item in value.items()}
-    if isinstance(value, list | tuple):
-        return type(value)(_without_sharing(item) for item in value)
-    return value

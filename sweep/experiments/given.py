@@ -223,11 +223,11 @@ def typed(key: str, items: Sequence[Assignment], annotation: object, current: ob
     contract = FieldContract(key, annotation)
     first: ContractViolation | None = None
     last = items[-1]
-    for read in (_value, _text):
-        if read is _value and last.problem and len(last.path) == 1:
+    for as_text in (False, True):
+        if last.problem and len(last.path) == 1 and not as_text:
             continue  # it begins like a literal and is none: it can only be text
         try:
-            return contract.validate(_whole(items, annotation, current, read), "config")
+            return contract.validate(_whole(items, annotation, current, as_text), "config")
         except ContractViolation as error:
             first = first or error
     _refuse(last, first)
@@ -242,22 +242,15 @@ def _refuse(item: Assignment, error: ContractViolation | None) -> NoReturn:
     raise ConfigError(f"{item.source!r}: {reason}{got}{hint}") from error
 
 
-def _value(item: Assignment) -> object:
-    return item.value
-
-
-def _text(item: Assignment) -> object:
-    return item.value if item.text is None else item.text
-
-
-def _whole(items: Sequence[Assignment], annotation: object, current: object, read: Any) -> object:
+def _whole(items: Sequence[Assignment], annotation: object, current: object, as_text: bool) -> object:
     """Put together what is given for one field: the last whole value, and above it the parts."""
     last = max((index for index, item in enumerate(items) if len(item.path) == 1), default=-1)
-    below = items[last + 1 :]
+    below, said = items[last + 1 :], items[last]
+    given = said.text if as_text and said.text is not None else said.value
     if not below:
-        return read(items[last])
+        return given
     record = _record(annotation)
-    whole = _group_of(current if last < 0 else read(items[last]))
+    whole = _group_of(current if last < 0 else given)
     known = record.fields if record is not None else {}
     by_part: dict[str, list[Assignment]] = {}
     for item in below:
