@@ -12,7 +12,7 @@ from sweep.errors import MissingExtra, StrategyError, UnknownName, did_you_mean
 from sweep.optimizers.history import ModelOptimizer, Proposal, Record, State
 from sweep.optimizers.seeding import own_seed
 from sweep.space import Choice, Distribution, Integer, Params, SearchSpace
-from sweep.trial import Trial
+from sweep.trial import Status, Trial
 
 if TYPE_CHECKING:
     import optuna
@@ -231,9 +231,13 @@ class _Study:
         self._storage.tell(number, record)
         if before.is_finished() and trial.state is not before:
             self._forget()  # whether its parameters count to the space that finished trials share has changed
-        if self._constraints is not None and record.state is State.SEEN:
-            for place, value in enumerate(self._constraints(record.trial)):
-                trial.set_constraint(str(place), float(value))
+        if record.state is State.FAILED and record.trial.status is Status.PENDING:  # never run: the sweep found it infeasible
+            if type(self._sampler).__name__ == "GPSampler":  # it reads completed trials only
+                self._storage.lie(number)
+            else:
+                self._storage.forbid(number, [1.0])
+        elif self._constraints is not None and record.state is State.SEEN:
+            self._storage.forbid(number, self._constraints(record.trial))
 
 
 def _whose(record: Record) -> tuple[str, int]:

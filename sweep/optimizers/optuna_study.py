@@ -156,6 +156,22 @@ class Storage(BaseStorage):
             trial.intermediate_values = {record.step: losses[0]}
         self.set_trial_state_values(number, state, losses or None)
 
+    def forbid(self, number: int, constraints: Sequence[float]) -> None:
+        """Set, or replace, a trial's constraints, feasible at <= 0; one that failed counts as pruned then, not as nothing."""
+        trial = self.trials[number]
+        kept = trial._system_attrs.items()
+        trial._system_attrs = {name: value for name, value in kept if not name.startswith("constraints:")}
+        for place, value in enumerate(constraints):
+            trial.set_constraint(str(place), float(value))
+        if trial.state is TrialState.FAIL:
+            trial.state = TrialState.PRUNED
+
+    def lie(self, number: int) -> None:
+        """Give a trial the worst values seen, if any were."""
+        values = [trial.values for trial in self.trials if trial.state is TrialState.COMPLETE]
+        if values:
+            self.set_trial_state_values(number, TrialState.COMPLETE, [max(column) for column in zip(*values, strict=True)])
+
     # what Optuna asks of a storage; there is one study, and a trial's id is its number
 
     def create_new_study(self, directions: Sequence[StudyDirection], study_name: str | None = None) -> int:

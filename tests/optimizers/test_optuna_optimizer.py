@@ -125,6 +125,36 @@ def test_constraints_are_kept_to() -> None:
     assert near > 15 > 5 > far
 
 
+@pytest.mark.parametrize("sampler", ["TPE", "GP", "NSGAII", "CmaEs"])
+def test_what_a_sweeps_constraint_refuses_is_learned(sampler: str) -> None:
+    """The better half of the square is infeasible, and neither parameter alone tells: no sampler insists on it."""
+    asked: list[float] = []
+
+    def half(params: Any) -> float:
+        asked.append(1 - params["x"] - params["y"])
+        return asked[-1]
+
+    sweep = SweepExperiment(
+        lambda x, y: x + y, {"x": Uniform(0, 1), "y": Uniform(0, 1)}, optimizer=OptunaOptimizer(sampler=sampler),
+        constraints=[half], seed=4, name=sampler,
+    )  # fmt: skip
+    result = sweep.run(13 if sampler == "GP" else 30)
+    assert all(trial.params["x"] + trial.params["y"] >= 1 for trial in result.trials)
+    assert sum(value > 0 for value in asked) < 4 * len(result.trials)
+    assert result.best_score < 1.3
+
+
+def test_constraints_of_a_later_result_replace_the_earlier() -> None:
+    """A trial that pauses feasible and ends infeasible is infeasible, and nobody warns of it."""
+    optimizer = OptunaOptimizer(SPACE, constraints_func=lambda trial: [trial.metrics["over"]])
+    [trial] = optimizer.suggest(1)
+    for number, (status, over) in enumerate([(Status.PAUSED, -1.0), (Status.COMPLETED, 2.0)]):
+        trial.number, trial.status, trial.metrics, trial.step = 0, status, {"over": over}, number + 1
+        optimizer.observe(trial, Result(0.5, step=number + 1))
+        [told] = optimizer._study._storage.trials  # type: ignore[union-attr]  # it has been asked
+        assert list(told.constraints.values()) == [over]
+
+
 def test_several_objectives_in_different_directions() -> None:
     """Minimise x, maximise 1 - y: both to 0."""
     space = SearchSpace({"x": Uniform(0, 1), "y": Uniform(0, 1)})
