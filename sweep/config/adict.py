@@ -14,12 +14,13 @@ from os import PathLike
 from typing import Any, NoReturn, Protocol, Self, SupportsIndex, cast, final
 
 from sweep.config import files
+from sweep.config.files import Data, Items
 from sweep.errors import ConfigError, did_you_mean
 
 __all__ = ["ADict", "Owner", "Path", "disown", "dotted", "leaves", "seal", "snapshot", "structural_hash", "unread"]
 
 Path = tuple[Any, ...]
-Pairs = Mapping[Any, object] | Iterable[tuple[Any, object]]
+Pairs = Items | Iterable[tuple[Any, object]]
 
 _SCALARS = frozenset({int, float, str, bool, type(None), bytes, complex})
 _LENT = frozenset({list, set})  # what a reader could change in place
@@ -100,7 +101,7 @@ class _FrozenList(list[object]):
         return (_FrozenList, (list(self),))
 
 
-class _Guarded(dict[Any, Any]):
+class _Guarded(Data):
     """Storage: every write passes the guard (freezing, placeholders, the owner), every read is remembered."""
 
     __slots__ = ("_adict",)
@@ -342,7 +343,7 @@ class ADict(_Guarded):
     def __reduce_ex__(self, protocol: SupportsIndex) -> tuple[object, ...]:
         return (_holding, (dict(dict.items(self)), self._adict.auto, self._adict.frozen))
 
-    def merge(self, mapping: Mapping[Any, object], /) -> ADict:
+    def merge(self, mapping: Items, /) -> ADict:
         """Set every leaf of ``mapping``: mappings are joined at any depth; return this config."""
         for key, value in mapping.items():
             old = dict.get(self, key)
@@ -367,9 +368,9 @@ class ADict(_Guarded):
                 old.update_if_absent(value)
         return self
 
-    def to_dict(self) -> dict[Any, Any]:
+    def to_dict(self) -> Data:
         """Return the same data as plain dicts, lists and tuples."""
-        return cast(dict[Any, Any], _mapped(self, dict, _itself))
+        return cast(Data, _mapped(self, dict, _itself))
 
     def __sweep_encode__(self) -> dict[object, object]:
         """Return what a store keeps of it."""
@@ -450,7 +451,7 @@ class ADict(_Guarded):
 _METHODS = frozenset(name for name in dir(ADict) if not name.startswith("__"))
 
 
-def structural_hash(mapping: Mapping[Any, object]) -> str:
+def structural_hash(mapping: Items) -> str:
     """Return a hash (40 hex digits) of a config's structure: its keys and the types of its values.
 
     Order and values do not count; a list counts as "list" whatever it holds. Empty, nested and
@@ -501,7 +502,7 @@ def _adopt(value: Any, state: _State, key: object) -> object:
     return value
 
 
-def _adopt_mapping(value: Mapping[Any, Any], state: _State, key: object) -> ADict:
+def _adopt_mapping(value: Items, state: _State, key: object) -> ADict:
     child = value if isinstance(value, ADict) and _is_fresh(value) else _blank(state.auto)
     if child is not value:
         for name, item in dict.items(value) if isinstance(value, dict) else value.items():
@@ -556,7 +557,7 @@ def unread(node: ADict) -> list[Path]:
     return found
 
 
-def leaves(mapping: Mapping[Any, object], path: Path = ()) -> Iterator[tuple[Path, object]]:
+def leaves(mapping: Items, path: Path = ()) -> Iterator[tuple[Path, object]]:
     """Yield path and value of every leaf; an empty mapping is a leaf. Nothing counts as read."""
     for key, value in dict.items(mapping) if isinstance(mapping, dict) else mapping.items():
         if isinstance(value, Mapping) and value:
@@ -590,7 +591,7 @@ def _itself(value: object) -> object:
     return value
 
 
-def _holding(data: dict[Any, Any], auto: bool = False, frozen: bool = False) -> ADict:
+def _holding(data: Data, auto: bool = False, frozen: bool = False) -> ADict:
     """Return an ADict with these items as they are."""
     node = _blank(auto)
     dict.update(node, data)

@@ -10,13 +10,14 @@ from __future__ import annotations
 
 import re
 import warnings
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from os import PathLike
 from pathlib import Path
 from typing import Any
 
 from sweep.config import files
+from sweep.config.files import Data
 from sweep.errors import ConfigError, ConfigFileMissing, MissingExtra, near_miss
 
 __all__ = ["compose_hierarchy"]
@@ -115,7 +116,7 @@ Part = tuple[str, dict[str, object]]  # where it goes, what it holds
 class _Composer:
     """Walks the defaults lists: one file is a list of parts, in the order in which they are merged."""
 
-    def __init__(self, root: Path, select: dict[str, Any], lenient: bool) -> None:
+    def __init__(self, root: Path, select: Mapping[str, object], lenient: bool) -> None:
         self.root, self.select, self.lenient = root, select, lenient
         self.begin()
 
@@ -244,7 +245,7 @@ class _Composer:
         return sorted({one.stem for one in folder.iterdir() if one.suffix in files.SUFFIXES})
 
 
-def _near(name: str, known: Any) -> str:
+def _near(name: str, known: Iterable[object]) -> str:
     meant = near_miss(name, [str(one) for one in known])
     return f" (did you mean {meant!r}?)" if meant is not None else ""
 
@@ -263,7 +264,7 @@ def _header(file: Path | None) -> str | None:
     return None
 
 
-def _defaults(content: dict[str, Any], file: str) -> list[_Entry]:
+def _defaults(content: Data, file: str) -> list[_Entry]:
     """Take the defaults list out of a config; what only configures Hydra itself is left out."""
     lines = content.pop("defaults", None)
     if lines is None:
@@ -295,7 +296,7 @@ def _is_option(value: object) -> bool:
     return several or value is None or isinstance(value, str | int | float)
 
 
-def _merge(into: dict[str, Any], values: Mapping[str, object]) -> None:
+def _merge(into: Data, values: Mapping[str, object]) -> None:
     for key, value in values.items():
         if isinstance(value, dict):
             old = into.get(key)
@@ -305,7 +306,7 @@ def _merge(into: dict[str, Any], values: Mapping[str, object]) -> None:
             into[key] = value
 
 
-def _override(values: dict[str, Any], key: str, value: object) -> None:
+def _override(values: Data, key: str, value: object) -> None:
     node = values
     *folders, last = key.split(".")
     for depth, step in enumerate([*folders, last]):
@@ -319,7 +320,7 @@ def _override(values: dict[str, Any], key: str, value: object) -> None:
     node[last] = value
 
 
-def _interpolated(values: dict[str, Any], where: str) -> dict[str, Any]:
+def _interpolated(values: Data, where: str) -> Data:
     if not _mentions(values):
         return values
     try:

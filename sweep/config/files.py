@@ -22,7 +22,10 @@ from typing import Any
 from sweep.config import xyz
 from sweep.errors import ConfigError, ConfigFileMissing, did_you_mean
 
-__all__ = ["SUFFIXES", "read", "read_text", "write"]
+__all__ = ["SUFFIXES", "Data", "Items", "read", "read_text", "write"]
+
+Data = dict[Any, Any]  # plain data; keys are nearly always text
+Items = Mapping[Any, object]
 
 SUFFIXES = (".yaml", ".yml", ".json", ".toml", ".xyz")
 
@@ -30,7 +33,7 @@ _MOST_NODES = 1_000_000  # more than any config holds: an alias bomb
 _TIMES = (datetime.date, datetime.time)  # datetime is a date
 
 
-def read(path: str | PathLike[str], *, dates: bool = True) -> dict[Any, Any]:
+def read(path: str | PathLike[str], *, dates: bool = True) -> Data:
     """Read a config file; its suffix says the format.
 
     Args:
@@ -70,7 +73,7 @@ def read_text(path: str | PathLike[str]) -> str:
         raise ConfigError(f"config file {str(path)!r} cannot be read: {error}") from error
 
 
-def write(path: str | PathLike[str], data: Mapping[Any, object]) -> None:
+def write(path: str | PathLike[str], data: Items) -> None:
     """Write ``data`` in the format that the suffix of ``path`` names; makes missing directories.
 
     The file is replaced in one step, by a whole one: whatever happens meanwhile, the old one stays as it is.
@@ -154,7 +157,7 @@ def _yaml(dates: bool) -> tuple[Any, object, object]:
 
     class Loader(yaml.SafeLoader):
         def construct_mapping(self, node: Any, deep: bool = False) -> Any:
-            seen: set[tuple[str, Any]] = set()
+            seen: set[tuple[str, object]] = set()
             for key, _ in node.value if isinstance(node, yaml.MappingNode) else ():
                 name = (key.tag, key.value if isinstance(key.value, str) else id(key))
                 if name in seen and key.tag != "tag:yaml.org,2002:merge":
@@ -187,7 +190,7 @@ def _bounded(value: object, where: str, count: list[int], depth: int) -> None:
             _bounded(item, where, count, depth + 1)
 
 
-def _dumps(data: Mapping[Any, object], suffix: str) -> str:
+def _dumps(data: Items, suffix: str) -> str:
     plain = _holdable(data, "", suffix)
     if suffix == ".json":
         return json.dumps(plain, indent=2) + "\n"

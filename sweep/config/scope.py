@@ -51,7 +51,7 @@ _resolving: ContextVar[tuple[_Configurable, ...]] = ContextVar("sweep_scope_reso
 
 
 @contextmanager
-def _using(found: Mapping[Any, Resolution]) -> Iterator[None]:
+def _using(found: Mapping[Scope, Resolution]) -> Iterator[None]:
     token = _in_use.set({**_in_use.get(), **found})
     try:
         yield
