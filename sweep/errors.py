@@ -339,8 +339,8 @@ class RunInChild(SweepError):
 
     def __init__(self, level: str, name: str) -> None:
         super().__init__(
-            f"{level} {name!r} was started inside a child process of a sweep, which never opens the store; "
-            "pass it as the objective instead, or use executor='inline' or 'thread'"
+            f"{level} {name!r} was started inside a child process of a sweep, which never opens the store; pass it as "
+            "the objective instead, use executor='inline' or 'thread', or take isolate='process' off the stage"
         )
 
 

@@ -447,6 +447,11 @@ def test_an_iteration_begun_in_its_first_map_goes_on_whatever_the_predicate_says
     assert answers == [False]
 
 
+def test_what_has_no_items_is_told_with_the_field() -> None:
+    with pytest.raises(errors.ContractViolation, match=r"stage 'm', field 'xs': got None .*, expected something that has items"):
+        Pipeline(xs=object).map("m", lambda x: x, over="xs").run(xs=None)
+
+
 def test_a_kept_run_takes_a_generator_which_has_no_name_of_a_module() -> None:
     async def double(x: int) -> int:
         return 2 * x

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import operator
 import warnings
 from collections.abc import AsyncIterator, Callable, Iterator
@@ -221,6 +222,35 @@ def test_builtin_functions_are_refused_where_nothing_would_reach_them() -> None:
     seen: list[State] = []
     Pipeline(n=int).stage("see", seen.append).run(n=1)
     assert seen == [{"n": 1}], "a method of an object may well take the State"
+
+
+def test_hooks_and_predicates_that_cannot_take_what_they_get_are_refused() -> None:
+    def named(*, output: int) -> None: ...
+
+    (found,) = problems(lambda: Pipeline().stage("a", lambda: 1, before=lambda: 1))
+    assert found == "hook before=<lambda>(): it gets the State, or two arguments, by position"
+    (found,) = problems(lambda: Pipeline().stage("a", lambda: 1).through(x=int, after=lambda a, b, c: 1))
+    assert found == "hook after=<lambda>(a, b, c): it gets the output, or two arguments, by position"
+    (found,) = problems(lambda: Pipeline().with_global_hooks(metrics=named))
+    assert "named(*, output: 'int') -> 'None': it gets a mapping" in found
+    assert "the predicate <lambda>(): it gets the State" in problems(lambda: Pipeline().loop_while(lambda: True))[0]
+    assert "branch 'b'" in problems(lambda: Pipeline().branch(lambda: True, lambda: 1, name="b"))[0]
+    fine = Pipeline().stage("a", lambda: 1, before=print, after=lambda *parts: None, profile=lambda a, b=1, c=2: None)
+    fine.through(x=int, transform=max, validate=bool.__or__).check()
+
+
+def test_a_wrapper_that_hides_its_parameters_is_told_of() -> None:
+    def hidden(function: Callable[..., int]) -> Callable[..., int]:
+        def wrapper(*args: Any, **kwargs: Any) -> int:
+            return function(*args, **kwargs)
+
+        return wrapper
+
+    pipeline = Pipeline(x=int).stage("a", hidden(lambda x: x))
+    with pytest.warns(RuntimeWarning, match=r"wrapper\(\*args, \*\*kwargs\) names no parameter.*functools.wraps"):
+        pipeline.check()
+    wrapped = functools.wraps(apart)(hidden(apart))
+    assert Pipeline(a=int).stage("a", wrapped).through(x=int).run(a=2).x == 223
 
 
 def test_a_generator_that_nobody_would_run_is_refused() -> None:

@@ -25,6 +25,7 @@ from sweep.pipeline.nodes import (
     Side,
     Stage,
     Through,
+    arity_problems,
     caller,
     classify,
     contracted,
@@ -427,8 +428,10 @@ def _wrong(name: object, what: object) -> list[str]:
 def _wrong_turn(kind: str, name: str, predicate: object) -> list[str]:
     """Return what is wrong with the name and the predicate of a loop or a branch."""
     problem = name_problem(kind, name)
-    no_function = [] if callable(predicate) else [f"{kind} {name!r}: the predicate {predicate!r} is no function"]
-    return ([] if problem is None else [problem]) + no_function
+    found = [] if problem is None else [problem]
+    if not callable(predicate):
+        return [*found, f"{kind} {name!r}: the predicate {predicate!r} is no function"]
+    return found + arity_problems(f"{kind} {name!r}: the predicate ", predicate, "the State")
 
 
 def _wrong_map(name: str, over: object, concurrency: object, on_failure: object) -> list[str]:

@@ -5,6 +5,7 @@ One fork server serves a whole tree; it starts on first use and ends with the tr
 
 from __future__ import annotations
 
+import functools
 import inspect
 import traceback
 from collections.abc import Awaitable, Callable, Mapping
@@ -77,7 +78,9 @@ class Isolation:
             await self._server.preload([job.function])
         except ContractError as error:
             place = f"stage {job.facts.get('path')!r}, isolate='process'"
-            raise ContractError(place, [text.replace("objective", "stage") for text in error.problems]) from error
+            words = {"objective": "stage", "use executor='thread' or 'inline'": "leave isolate= out"}
+            problems = [functools.reduce(lambda text, word: text.replace(*word), words.items(), one) for one in error.problems]
+            raise ContractError(place, problems) from error
         kwargs = within(job.kwargs, deadline)
         sent = Job(job.function, kwargs, job.context_name, job.resources, job.facts, job.directory, job.output)
         return received(await self._server.run(sent, session))
@@ -125,6 +128,11 @@ class Carried:
     function: Callable[..., object]
     positional: tuple[str, ...] = ()
     context_name: str | None = None
+
+    @property
+    def __wrapped__(self) -> Callable[..., object]:
+        """The function, by which messages are to call it."""
+        return self.function
 
     def __call__(self, **kwargs: Any) -> object:
         """Call it; an async function gives a coroutine of the same."""

@@ -7,13 +7,13 @@ finish while a commit is due ride in it. The outcome of the whole map then takes
 from __future__ import annotations
 
 import traceback
-from collections.abc import Awaitable, Callable, Iterator, Mapping, Sequence
+from collections.abc import Awaitable, Callable, Iterable, Iterator, Mapping, Sequence
 from typing import Final, final
 
 import anyio
 from anyio.lowlevel import checkpoint
 
-from sweep.errors import ContractError, RunLocked, StoreError, SweepError, in_words
+from sweep.errors import ContractError, ContractViolation, RunLocked, StoreError, SweepError, in_words
 from sweep.pipeline.contracts import Accepted
 from sweep.pipeline.hooks import Call
 from sweep.pipeline.records import commit_item, restore_item
@@ -75,6 +75,8 @@ class _Mapping:
     def source(self) -> Iterator[tuple[int, object]]:
         """Return the items; another attempt goes on with what the one before has finished."""
         act, items = self.act, self.act.state[self.items.over]
+        if not isinstance(items, Iterable) and not hasattr(items, "__getitem__"):
+            raise ContractViolation(act.path, self.items.over, items, "something that has items")
         iterator = iter(items)
         if act.results is not None and iterator is items:
             raise SweepError(

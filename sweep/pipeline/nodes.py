@@ -5,6 +5,7 @@ Here only what is wrong by itself is refused; what needs to see the whole is fou
 
 from __future__ import annotations
 
+import inspect
 import sys
 import warnings
 from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -238,7 +239,25 @@ def refuse(where: str, problems: list[str]) -> None:
 def hook_problems(name: str, value: object) -> list[str]:
     """Return what is wrong with a hook's value by itself."""
     expected = _EXPECTED[name]
-    return [] if expected[0](value) else [f"hook {name}={value!r}: expected {expected[1]}"]
+    if not expected[0](value):
+        return [f"hook {name}={value!r}: expected {expected[1]}"]
+    return arity_problems(f"hook {name}=", value, _GETS.get(name, "the output")) if callable(value) else []
+
+
+def arity_problems(what: str, function: Callable[..., object], gets: str) -> list[str]:
+    """Return what is wrong with the parameters of a function that is no stage: it gets one argument, or two."""
+    try:
+        signature = inspect.signature(function)
+    except (TypeError, ValueError):  # it does not tell
+        return []
+    parameters = signature.parameters.values()
+    needed = [one.name for one in parameters if one.default is one.empty and one.kind not in _VARIADIC]
+    by_name = [one.name for one in parameters if one.default is one.empty and one.kind is one.KEYWORD_ONLY]
+    takes_none = all(one.kind in (one.KEYWORD_ONLY, one.VAR_KEYWORD) for one in parameters)
+    if len(needed) <= 2 and not by_name and not takes_none:
+        return []
+    told = getattr(function, "__qualname__", repr(function)).rpartition("<locals>.")[2]
+    return [f"{what}{told}{signature}: it gets {gets}, or two arguments, by position"]
 
 
 def _is_seconds(value: object) -> bool:
@@ -255,6 +274,12 @@ def _is_resources(value: object) -> bool:
     return isinstance(value, Resources)
 
 
+_VARIADIC = (inspect.Parameter.VAR_POSITIONAL, inspect.Parameter.VAR_KEYWORD)
+_GETS = {
+    "skip_if": "the State", "before": "the State", "breakpoint": "the State", "on_error": "the exception",
+    "transform": "the raw return value", "profile": "the figures", "metrics": "a mapping of the fields",
+}  # fmt: skip
+"""What a hook gets, where that is not the stage's output."""
 _FUNCTION: tuple[Callable[[object], bool], str] = (callable, "a function")
 _EXPECTED: dict[str, tuple[Callable[[object], bool], str]] = {
     "skip_if": _FUNCTION,

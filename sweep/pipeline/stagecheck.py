@@ -22,6 +22,7 @@ from sweep.pipeline.units import make_unit
 
 __all__ = ["StageCheck", "own_fields", "place_of", "runtime_of"]
 
+_NAMELESS = [inspect.Parameter.VAR_POSITIONAL, inspect.Parameter.VAR_KEYWORD]
 _OF_LEAVES = ("isolate", "resources")
 """Hooks that mean the functions a stage comes to, wherever they stand."""
 _RUNTIME: Mapping[str, tuple[type, str]] = {"ctx": (Context, "context"), "state": (State, "state")}
@@ -198,6 +199,11 @@ class StageCheck:
         found: list[Binding] = []
         lonely: list[Parameter] = []
         takes_any = False
+        if not settings and [one.kind for one in unit.signature.parameters] == _NAMELESS:
+            self.known.warn(
+                f"{place}: {unit.signature.name}(*args, **kwargs) names no parameter, so nothing is passed to it; "
+                "if it wraps another function, put functools.wraps(…) on it"
+            )
         for parameter in unit.signature.parameters:
             if parameter.kind is inspect.Parameter.VAR_KEYWORD:
                 takes_any = True

@@ -490,6 +490,8 @@ def _by_value(modules: Sequence[ModuleType]) -> Iterator[None]:
 def _name(function: Callable[..., object]) -> str:
     if isinstance(function, functools.partial):
         return _name(function.func)
+    if not hasattr(function, "__qualname__") and hasattr(function, "__wrapped__"):
+        return _name(function.__wrapped__)
     return getattr(function, "__qualname__", type(function).__qualname__)
 
 
@@ -531,6 +533,8 @@ def _parts_of(thing: Any) -> dict[str, object]:
                 parts[f"variable {name!r}"] = cell.cell_contents
         names = [name for name in code.co_names if name in thing.__globals__]
         parts |= {f"global {name!r}": thing.__globals__[name] for name in names}
+    elif hasattr(thing, "__wrapped__"):
+        return _parts_of(thing.__wrapped__)
     elif not isinstance(thing, type | ModuleType):
         parts |= {f"attribute {name!r}": value for name, value in getattr(thing, "__dict__", {}).items()}
     return parts
