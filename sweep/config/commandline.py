@@ -272,7 +272,8 @@ def _is_open(word: str) -> bool:
 
 def _assignment(key: str, text: str, word: str) -> Assignment:
     if not _KEY.fullmatch(key):
-        raise ConfigError(f"{word!r}: {key!r} is no key; write key=value or group.key=value (a list is set as a whole)")
+        how = "without spaces round the =" if key.strip() != key or not key else "a list is set as a whole"
+        raise ConfigError(f"{word!r}: {key!r} is no key; write key=value or group.key=value ({how})")
     return parse_text(tuple(key.split(".")), text, word)
 
 
