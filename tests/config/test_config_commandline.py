@@ -117,7 +117,7 @@ def test_unknown_flags_are_errors(words: list[str]) -> None:
 def test_malformed_keys(word: str) -> None:
     with pytest.raises(ConfigError, match="is no key"):
         parse_arguments([word])
-    with pytest.raises(ConfigError, match="write key=value .*without spaces round the ="):
+    with pytest.raises(ConfigError, match=r"write key=value .*without spaces round the ="):
         parse_arguments(["lr", "=", "3"])
     with pytest.raises(ConfigError, match="needs a file"):
         parse_arguments(["--config"])
