@@ -59,6 +59,19 @@ def _using(found: Mapping[Scope, Resolution]) -> Iterator[None]:
         _in_use.reset(token)
 
 
+def _above(scopes: Sequence[Scope]) -> Mapping[Scope, Resolution] | None:
+    """Return the configs in use above the present call, if all are."""
+    above = _in_use.get()
+    return {scope: above[scope] for scope in scopes} if all(scope in above for scope in scopes) else None
+
+
+def _refuse_circle(scope: _Configurable) -> None:
+    if scope in _resolving.get():
+        raise ConfigError(
+            "a view of this scope uses the config that it is helping to build; read it from its argument"
+        )
+
+
 class _Configurable(ABC):
     """What Scope and MultiScope share: reading a command line once, and giving the result to functions."""
 
@@ -217,7 +230,7 @@ class _Configurable(ABC):
         self, function: Callable[..., object], args: Sequence[object], kwargs: Mapping[str, object]
     ) -> tuple[Mapping[Scope, Resolution], list[object], dict[str, object]]:
         """Return the configs in use for a function, and its arguments with them put in."""
-        found = self._above() or self._for(function)
+        found = _above(self.scopes) or self._for(function)
         configs = {scope.name: found[scope].value for scope in self.scopes}
         types = {scope.name: scope.result_type for scope in self.scopes if scope.result_type is not ADict}
         return found, *fill(function, configs, types, args, kwargs)
@@ -233,13 +246,8 @@ class _Configurable(ABC):
             sys.stderr.write(f"{os.path.basename(sys.argv[0])}: error: {error}\n")
             raise SystemExit(2) from error  # a wrong word on a script's command line, as argparse has it
 
-    def _above(self) -> Mapping[Scope, Resolution] | None:
-        """Return the configs in use above the present call, if all are."""
-        above = _in_use.get()
-        return {scope: above[scope] for scope in self.scopes} if all(scope in above for scope in self.scopes) else None
-
     def _current(self, argv: Sequence[str] | str | None) -> list[Resolution]:
-        above = self._above() if argv is None else None
+        above = _above(self.scopes) if argv is None else None
         return list((above or self._one(argv)).values())
 
     def _one(self, argv: Sequence[str] | str | None) -> Mapping[Scope, Resolution]:
@@ -263,7 +271,7 @@ class _Configurable(ABC):
 
     def _resolutions(self, argv: tuple[str, ...], *, fresh: bool = False) -> Mapping[Scope, Resolution]:
         """Resolve, once for each command line: views run once."""
-        self._refuse_circle()
+        _refuse_circle(self)
         with self._lock:
             key = (argv, self._version())
             if fresh or key not in self._known:
@@ -273,18 +281,12 @@ class _Configurable(ABC):
             return self._known[key]
 
     def _resolving(self, argv: tuple[str, ...]) -> Mapping[Scope, Resolution]:
-        self._refuse_circle()
+        _refuse_circle(self)
         token = _resolving.set((*_resolving.get(), self))
         try:
             return self._resolve_all(argv)
         finally:
             _resolving.reset(token)
-
-    def _refuse_circle(self) -> None:
-        if self in _resolving.get():
-            raise ConfigError(
-                "a view of this scope uses the config that it is helping to build; read it from its argument"
-            )
 
 
 @final
