@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import os
 import signal
-from pathlib import Path
 from typing import TYPE_CHECKING
 
 import click
@@ -143,17 +142,23 @@ def _ask(store: Store, row: RunRow) -> str:
 def validate(face: Face, target: str, values: tuple[str, ...], strict: bool, env: str | None) -> None:
     """Check that it fits together; nothing runs."""
     from sweep.cli.targets import find_targets, load_target, module_of, split
+    from sweep.errors import SweepError
 
     file, name = split(target)
-    names = [name] if name else list(find_targets(module_of(file)))
-    found = {one: load_target(f"{file}:{one}", values, env) for one in names} or {"": load_target(target, values, env)}
+    kinds: dict[str, str] = {}
     lines: list[str] = []
-    for one, loaded in found.items():
-        loaded.what.check(strict=strict)
-        lines.append(f"{Path(loaded.file).name}:{one} fits together ({loaded.kind})")
-        pipeline = loaded.what if loaded.kind == "pipeline" else None
-        if pipeline is not None:
-            lines += [f"  {line}" for line in pipeline.plan().splitlines()]
-    face.show({"valid": True, "targets": {one: loaded.kind for one, loaded in found.items()}}, "\n".join(lines))
+    for one in [name] if name else list(find_targets(module_of(file))) or [""]:
+        try:
+            loaded = load_target(f"{file}:{one}" if one else target, values, env)
+            loaded.what.check(strict=strict)
+        except SweepError as error:
+            if one:
+                error.add_note(f"in {file.name}:{one}")
+            raise
+        kinds[one] = loaded.kind
+        lines.append(f"{file.name}:{one} fits together ({loaded.kind})")
+        if loaded.kind == "pipeline":
+            lines += [f"  {line}" for line in loaded.what.plan().splitlines()]
+    face.show({"valid": True, "targets": kinds}, "\n".join(lines))
 
 
