@@ -15,7 +15,7 @@ from sweep.pipeline.annotations import Annotation, Record, describe, items_of, p
 from sweep.pipeline.contracts import MISSING, OutputContract, Parameter, Signature
 from sweep.pipeline.known import Known
 from sweep.pipeline.nodes import Branch, Each, Hooks, Loop, Node, Parallel, Side, Stage
-from sweep.pipeline.stagecheck import StageCheck, own_fields, place_of, runtime_of
+from sweep.pipeline.stagecheck import StageCheck, as_several, own_fields, place_of, runtime_of
 from sweep.pipeline.steps import (
     Binding,
     BranchStep,
@@ -200,7 +200,7 @@ class _MapCheck:
         """Check a map; what it gives is not known yet."""
         self.known.unique("map", node.name, node.where)
         place, hooks = place_of(node), self.check.merged(node)
-        per_item = {name: hooks.pop(name) for name in ("isolate", "resources") if name in hooks} | dict(each.hooks)
+        per_item = {name: hooks.pop(name) for name in ("isolate", "resources") if name in hooks} | as_several(each.hooks)
         given = {**node.hooks, **each.hooks}
         unit = self.check.unit(each.what, per_item, place)
         self.check.leaves(given, unit, place)

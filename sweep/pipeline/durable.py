@@ -9,7 +9,7 @@ import sqlite3
 import sys
 import traceback
 from collections.abc import AsyncIterator, Iterator, Mapping
-from contextlib import asynccontextmanager, contextmanager, suppress
+from contextlib import ExitStack, asynccontextmanager, closing, contextmanager, suppress
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Literal, final
@@ -167,26 +167,16 @@ async def open_top(
 
     if inside_child():
         raise RunInChild(spec.level, spec.name)
-    opened_here = None if isinstance(store, Store) else Store(store, durability=durability)
-    place = store if isinstance(store, Store) else opened_here
-    if place is None:  # pragma: no cover  # one of the two is set
-        raise SweepError("no store")
-    try:
+    with ExitStack() as held:
+        place = store if isinstance(store, Store) else held.enter_context(closing(Store(store, durability=durability)))
         opened = _find_or_make(place, spec, resume)
-        handle = opened.handle
-        with _closing(root, opened):
-            root.resume_line = f"sweep resume {handle.run_id} --store {place.path}"
+        with _closing(root, opened), ExitStack() as shown:
+            root.resume_line = f"sweep resume {opened.handle.run_id} --store {place.path}"
             console = console_for()
             if console is not None:
                 root.stream.add(console)
-            try:
-                yield opened
-            finally:
-                if console is not None:
-                    console.close()
-    finally:
-        if opened_here is not None:
-            opened_here.close()
+                shown.callback(console.close)
+            yield opened
 
 
 def _find_or_make(store: Store, spec: RunSpec, resume: Resume) -> Opened:
@@ -268,9 +258,12 @@ def _look(store: Store, spec: RunSpec, row: RunRow) -> Opened:
     finished = _is_finished(spec, row)
     if not finished and store.is_live(row.id):
         raise RunLocked(row.segment, store.owner(row.id))
-    journal = Journal(store, row.id, row.id, fresh=False)
-    handle = Handle(store, row.id, row.id, row.segment, journal, True, spec.redo, row.seed or 0)
-    return Opened(handle, row, finished)
+    return Opened(_handle(store, row, row.id, row.segment, spec.redo), row, finished)
+
+
+def _handle(store: Store, row: RunRow, root_id: int, path: str, redo: Redo, *, fresh: bool = False) -> Handle:
+    journal = Journal(store, row.id, root_id, fresh=fresh)
+    return Handle(store, row.id, root_id, path, journal, not fresh, redo, row.seed or 0)
 
 
 def _is_finished(spec: RunSpec, row: RunRow) -> bool:
@@ -322,8 +315,7 @@ def _make(store: Store, spec: RunSpec, number: int) -> Opened:
         raise
     store.own(run_id, spec.name)
     row = read_run(store, run_id)
-    handle = Handle(store, run_id, run_id, row.segment, Journal(store, run_id, run_id, fresh=True), seed=seed)
-    return Opened(handle)
+    return Opened(_handle(store, row, run_id, row.segment, Redo(), fresh=True))
 
 
 def _columns(spec: RunSpec, seed: int) -> dict[str, object]:
@@ -348,10 +340,9 @@ def _take_over(store: Store, spec: RunSpec, row: RunRow) -> Opened:
             store.add("UPDATE run SET identity=? WHERE id=?", (json.dumps(spec.identity), row.id))
         spec.redo.forget(store, row.id)
         store.commit()
-    journal = Journal(store, row.id, row.id, fresh=False)
-    handle = Handle(store, row.id, row.id, row.segment, journal, True, spec.redo, row.seed or 0)
+    handle = _handle(store, row, row.id, row.segment, spec.redo)
     if not finished:
-        done = sum(1 for key in journal if "!" not in key)
+        done = sum(1 for key in handle.journal if "!" not in key)
         if done and requested() is None and spec.level != "sweep":
             say(f"resuming {row.segment!r}: {done} finished step{'s' if done != 1 else ''} restored, the rest runs now")
     return Opened(handle, row, finished)
@@ -411,8 +402,7 @@ def _child(parent: Handle, stage: str, spec: RunSpec, number: int) -> Opened:
                 "another run stood here before: name your runs (name=…), or --allow-changed",
             )
     path = f"{parent.path}/{row.place}"
-    journal = Journal(store, row.id, parent.root_id, fresh=before is None)
-    handle = Handle(store, row.id, parent.root_id, path, journal, before is not None, parent.redo, row.seed or 0)
+    handle = _handle(store, row, parent.root_id, path, parent.redo, fresh=before is None)
     finished = before is not None and row.status is Status.COMPLETED and path not in parent.redo.above
     if before is not None and not finished:
         store.add(_AGAIN, (Status.RUNNING.value, row.id))

@@ -45,7 +45,6 @@ NO_TERMINAL = "breakpoint= opens a debugger, but stdin is no terminal; take it o
 
 Call = Callable[[Activation], Awaitable[Accepted]]
 Wrap = Callable[[Any, Call], Call]
-_Several = Callable[..., object] | tuple[Callable[..., object], ...]
 
 
 def compose(hooks: Hooks, leaf: Call) -> Call:
@@ -184,11 +183,9 @@ def _stop(state: State, stage: str) -> None:
     breakpoint()
 
 
-def _before(hooks: _Several, inner: Call) -> Call:
-    several = hooks if isinstance(hooks, tuple) else (hooks,)
-
+def _before(hooks: tuple[Callable[..., object], ...], inner: Call) -> Call:
     async def call(act: Activation) -> Accepted:
-        for hook in several:
+        for hook in hooks:
             await ask(hook, act.path, act.state)
         return await inner(act)
 

@@ -212,12 +212,9 @@ async def commit_item(act: Activation, handle: Handle, accepted: Accepted) -> No
     step = act.step
     text, kind = None, DONE
     if step.keeps_value:
-        value, place = accepted.output, f"item {act.path!r}, output"
         try:
-            if is_small(value):
-                text = handle.journal.encode(value, _item_classes(step), place=place)
-            else:
-                text = await act.frame.root.threads.run(handle.journal.encode, value, _item_classes(step), place=place)
+            place, encode = f"item {act.path!r}, output", handle.journal.encode
+            text = await encoded(act.frame.root.threads, encode, accepted.output, _item_classes(step), place=place)
             kind = STAGE
         except NotStorable as error:
             _cannot_keep(act, error)
@@ -246,13 +243,14 @@ def _item_classes(step: StageStep) -> Classes:
 
 
 async def _encoded(act: Activation, journal: Journal, contract: OutputContract, accepted: Accepted) -> str:
-    """Encode an outcome; in a thread where it may be large, so that the loop goes on."""
-    expected = _classes(act, contract)
-    data = payload(contract, accepted)
-    place = f"stage {act.path!r}, output"
-    if all(isinstance(value, str | int | float | bool | None) for value in data.values()):
-        return journal.encode(data, expected, place=place)
-    return await act.frame.root.threads.run(journal.encode, data, expected, place=place)
+    """Encode an outcome."""
+    data, expected = payload(contract, accepted), _classes(act, contract)
+    return await encoded(act.frame.root.threads, journal.encode, data, expected, place=f"stage {act.path!r}, output")
+
+
+async def encoded(threads: WorkerThreads, encode: Callable[..., str], value: object, *more: object, place: str) -> str:
+    """Encode a value; in a thread where it may be large, so that the loop goes on."""
+    return encode(value, *more, place=place) if is_small(value) else await threads.run(encode, value, *more, place=place)
 
 
 async def decoded(threads: WorkerThreads, journal: Journal, key: str, text: str, expected: Classes) -> Any:
@@ -278,11 +276,7 @@ async def content_of(threads: WorkerThreads, value: object, place: str = "value"
     Raises:
         NotStorable: It has no content that could be written.
     """
-    if is_small(value):
-        text = encode(value, NoBlobs(), place=place)
-    else:
-        text = await threads.run(encode, value, NoBlobs(), place=place)
-    return structure_hash(text)
+    return structure_hash(await encoded(threads, encode, value, NoBlobs(), place=place))
 
 
 def is_small(value: Any) -> bool:

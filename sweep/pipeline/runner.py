@@ -292,7 +292,7 @@ async def _afterwards(act: Activation, accepted: Accepted) -> None:
         if hooks is None:
             continue
         data = accepted.output if name == "after" else dict(accepted.updates)
-        for hook in hooks if isinstance(hooks, tuple) else (hooks,):
+        for hook in hooks:
             try:
                 await ask(hook, act.path, data)
             except Exception as error:  # whatever the user's hook raises

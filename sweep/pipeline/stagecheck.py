@@ -20,9 +20,10 @@ from sweep.pipeline.steps import Binding, Compiled, StageStep, Structure, Unit, 
 from sweep.pipeline.subtypes import Verdict, subtype
 from sweep.pipeline.units import make_unit
 
-__all__ = ["StageCheck", "own_fields", "place_of", "runtime_of"]
+__all__ = ["StageCheck", "as_several", "own_fields", "place_of", "runtime_of"]
 
 _NAMELESS = [inspect.Parameter.VAR_POSITIONAL, inspect.Parameter.VAR_KEYWORD]
+_SEVERAL = ("before", "after", "metrics")
 _OF_LEAVES = ("isolate", "resources")
 """Hooks that mean the functions a stage comes to, wherever they stand."""
 _RUNTIME: Mapping[str, tuple[type, str]] = {"ctx": (Context, "context"), "state": (State, "state")}
@@ -70,8 +71,13 @@ class StageCheck:
                 unit = replace(unit, nested=unit.within(inside))
         for text in (*unit.problems, *unit.signature.problems):
             self.known.problem(f"{place}: {text}")
+        name = unit.signature.name
+        if [one.kind for one in unit.signature.parameters] == _NAMELESS:
+            self.known.warn(
+                f"{place}: {name}(*args, **kwargs) names no parameter, so no field is passed to it; "
+                "if it wraps another function, put functools.wraps(…) on it"
+            )
         if not unit.signature.known:
-            name = unit.signature.name
             self.known.problem(
                 f"{place}: {name} does not tell its parameters (it is written in C), so nothing would be passed to it; "
                 f"wrap it in a function that names them: lambda x: {name}(x)"
@@ -95,13 +101,12 @@ class StageCheck:
 
     def merged(self, node: Stage) -> dict[str, Any]:
         """Return local hooks with the global ones in the place of their kind."""
-        merged = dict(node.hooks)
+        merged = as_several(node.hooks)
         for hooks in reversed(self.known.hooks):
-            for name, value in hooks.items():
-                if name in ("before", "after", "metrics"):
+            for name, value in as_several(hooks).items():
+                if name in _SEVERAL:
                     own = merged.get(name, ())
-                    own = own if isinstance(own, tuple) else (own,)
-                    merged[name] = (value, *own) if name == "before" else (*own, value)
+                    merged[name] = (*value, *own) if name == "before" else (*own, *value)
                 else:
                     merged.setdefault(name, value)
         return merged
@@ -142,51 +147,36 @@ class StageCheck:
 
     def nested(self, inner: Compiled, contract: OutputContract, place: str) -> None:
         """Compare what a sub-pipeline gives with what its stage's contract asks for."""
-        for name, annotation in contract.annotations.items():
-            if name not in inner.outputs:
-                self.known.problem(
-                    f"{place}: the sub-pipeline has no field {name!r}{did_you_mean(name, inner.outputs)}"
-                )
-                continue
+        self.by_name(inner.outputs, contract, f"{place}: the sub-pipeline", "field")
+        for name in contract.annotations:
             if name in inner.maybe:
-                self.known.problem(
-                    f"{place}: field {name!r} of the sub-pipeline may be missing: it is of {inner.maybe[name]}"
-                )
-            given = inner.outputs[name]
-            text = f"{place}: field {name!r} of the sub-pipeline is {describe(given)}, its contract is {describe(annotation)}"
-            self.known.compare(given, annotation, text)
+                text = f"{place}: field {name!r} of the sub-pipeline may be missing: it is of {inner.maybe[name]}"
+                self.known.problem(text)
+
+    def by_name(self, given: Mapping[str, Annotation], contract: OutputContract, giver: str, kind: str) -> None:
+        """Compare named values with a contract, one by one."""
+        for name, annotation in contract.annotations.items():
+            if name not in given:
+                self.known.problem(f"{giver} has no {kind} {name!r}{did_you_mean(name, given)}")
+                continue
+            text = f"{giver}: {kind} {name!r} is {describe(given[name])}, its contract is {describe(annotation)}"
+            self.known.compare(given[name], annotation, text)
 
     def dictionary(self, given: Annotation, contract: OutputContract, place: str) -> bool:
         """Whether a dict-like return proves nothing under a field contract (checked key by key if it can be)."""
         if _plain_mapping(given):
             return True
-        record = Record.of(given)
-        ((name, annotation),) = contract.annotations.items()
+        record, (name,) = Record.of(given), contract.annotations
         if record is None or not issubclass(record.cls, dict) or name not in record.fields:
             return False
-        self.known.compare(
-            record.fields[name],
-            annotation,
-            f"{place}: key {name!r} of {describe(given)} does not fit {describe(annotation)}",
-        )
+        self.by_name(record.fields, contract, f"{place}: {describe(given)}", "key")
         return True
 
     def several(self, given: Annotation, contract: OutputContract, place: str) -> None:
         record = Record.of(given)
         if record is not None and issubclass(record.cls, dict):
-            for name, annotation in contract.annotations.items():
-                if name not in record.fields:
-                    self.known.problem(
-                        f"{place}: {describe(given)} has no key {name!r}{did_you_mean(name, record.fields)}"
-                    )
-                    continue
-                self.known.compare(
-                    record.fields[name],
-                    annotation,
-                    f"{place}: key {name!r} of {describe(given)} does not fit {describe(annotation)}",
-                )
-            return
-        if subtype(given, Mapping) is Verdict.REFUTED:
+            self.by_name(record.fields, contract, f"{place}: {describe(given)}", "key")
+        elif subtype(given, Mapping) is Verdict.REFUTED:
             names = ", ".join(map(repr, contract.annotations))
             self.known.problem(
                 f"{place}: it returns {describe(given)}, but several fields need a mapping with the keys {names}"
@@ -199,11 +189,6 @@ class StageCheck:
         found: list[Binding] = []
         lonely: list[Parameter] = []
         takes_any = False
-        if not settings and [one.kind for one in unit.signature.parameters] == _NAMELESS:
-            self.known.warn(
-                f"{place}: {unit.signature.name}(*args, **kwargs) names no parameter, so nothing is passed to it; "
-                "if it wraps another function, put functools.wraps(…) on it"
-            )
         for parameter in unit.signature.parameters:
             if parameter.kind is inspect.Parameter.VAR_KEYWORD:
                 takes_any = True
@@ -366,16 +351,20 @@ class StageCheck:
 
     def before(self, step: StageStep, place: str) -> None:
         """Find ``before`` hooks that read what only the stage itself gives."""
-        hooks = step.hooks.get("before", ())
         own = () if step.contract is None else step.contract.annotations
         first = [name for name in own if self.known.givers.get(name, "").startswith(f"stage {step.name!r} ")]
-        for hook in hooks if isinstance(hooks, tuple) else (hooks,):
+        for hook in step.hooks.get("before", ()):
             wrong = [name for name in attributes_read(hook) if name in first]
             if wrong:
                 self.known.problem(
                     f"{place}: its 'before' hook reads {wrong[0]!r}, which the stage itself gives; "
                     "move the hook to 'after', which gets the output"
                 )
+
+
+def as_several(hooks: Hooks) -> dict[str, Any]:
+    """Return hooks with those in a tuple of which a stage may have several: local and global ones."""
+    return {name: (value,) if name in _SEVERAL else value for name, value in hooks.items()}
 
 
 def runtime_of(parameter: Parameter) -> str | None:
