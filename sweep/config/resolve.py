@@ -474,15 +474,24 @@ def _changed(value: Any, before: Any) -> bool:
 
 @dataclass(frozen=True, slots=True)
 class _Rule:
-    """How a known value types an explicit one."""
+    """How a known value types an explicit one; null stays null."""
 
     words: str  # what it is
     fits: Callable[[Any], bool]
     convert: Callable[[Any], object]
 
+    def takes(self, value: object) -> bool:
+        return value is None or self.fits(value)
 
-def _rule_of(known: object) -> _Rule | None:
-    """Return the rule of a known value; None where anything may stand."""
+    def typed(self, value: object) -> object:
+        return None if value is None else self.convert(value)
+
+
+_ANYTHING = _Rule("anything", lambda value: True, lambda value: value)
+
+
+def _rule_of(known: object) -> _Rule:
+    """Return the rule of a known value."""
     match known:
         case str():
             return _Rule("text", lambda value: isinstance(value, str), lambda value: value)
@@ -496,20 +505,20 @@ def _rule_of(known: object) -> _Rule | None:
             item, kind = _rule_of_items(known), type(known)
             return _Rule(
                 "a list",
-                lambda value: isinstance(value, list | tuple) and (item is None or all(map(item.fits, value))),
-                lambda value: kind(value if item is None else map(item.convert, value)),
+                lambda value: isinstance(value, list | tuple) and all(map(item.takes, value)),
+                lambda value: kind(map(item.typed, value)),
             )
         case PurePath():
             return _Rule("a path", lambda value: isinstance(value, str), type(known))
-    return None
+    return _ANYTHING
 
 
-def _rule_of_items(known: Sequence[object]) -> _Rule | None:
+def _rule_of_items(known: Sequence[object]) -> _Rule:
     """Return the rule for each item of a list of numbers, or of truths; one fraction among them makes all fractions."""
     kinds = {type(one) for one in known}
     if kinds == {int, float}:
         return _rule_of(0.0)
-    return _rule_of(known[0]) if len(kinds) == 1 and kinds <= {bool, int, float} else None
+    return _rule_of(known[0]) if len(kinds) == 1 and kinds <= {bool, int, float} else _ANYTHING
 
 
 def _is_number(value: object) -> bool:
@@ -523,11 +532,9 @@ def _coerced(item: Assignment, known: object) -> object:
         ConfigError: It cannot be of that type.
     """
     value, rule = item.value, _rule_of(known)
-    if rule is None or value is None:
-        return value
-    if isinstance(known, str) and item.text is not None:
+    if isinstance(known, str) and item.text is not None and value is not None:
         return value if isinstance(value, str) else item.text  # where text stands, all that is written is text
-    if rule.fits(value):
-        return rule.convert(value)
+    if rule.takes(value):
+        return rule.typed(value)
     shown = item.text if item.text is not None else repr(value)
     raise ConfigError(f"{item.source!r}: {dotted(item.path)!r} is {rule.words} ({known!r}), got {shown}{range_hint(shown)}")

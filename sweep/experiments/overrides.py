@@ -100,7 +100,7 @@ def _distribution(item: Assignment, annotation: object) -> object:
     if len(item.path) > 1:
         if peel(annotation) in _RANGES_OF:
             raise ConfigError(f"{item.source!r}: {item.path[0]!r} is {describe(annotation)}, no group")
-        return found or Constant(item.value)
+        return Constant(item.value) if found is None else found
     if found is not None:
         _check_kind(item, found, annotation)
         return found

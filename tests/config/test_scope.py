@@ -342,6 +342,7 @@ def test_values_of_the_wrong_type(word: str, said: str, tmp_path: Path, monkeypa
         ("mixed=[1,2]", [1.0, 2.0]),
         ("truths=[1,false]", [True, False]),
         ("names=[1,true]", [1, True]),
+        ("whole=[null,2]", [None, 2]),
         ("flag=2", "true or false"),
         ("flag=yes", "true or false"),
         ("n=true", "a number"),
