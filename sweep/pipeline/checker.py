@@ -214,7 +214,7 @@ class _MapCheck:
         rest = tuple(one for one in unit.signature.parameters if one is not taker)
         without = replace(unit, signature=replace(unit.signature, parameters=rest))
         bindings = self.check.bind(replace(node, settings=settings), without, place)
-        self.check.generator(unit, contract, {**hooks, **per_item}, place)
+        self.check.unreached(unit, settings, contract is not None or "transform" in (*hooks, *per_item), place)
         self.check.in_order(unit, bindings, place, "" if taker is None else taker.name)
         item = StageStep(
             node.name,

@@ -5,7 +5,6 @@ One fork server serves a whole tree; it starts on first use and ends with the tr
 
 from __future__ import annotations
 
-import functools
 import inspect
 import traceback
 from collections.abc import Awaitable, Callable, Mapping
@@ -78,8 +77,8 @@ class Isolation:
             await self._server.preload([job.function])
         except ContractError as error:
             place = f"stage {job.facts.get('path')!r}, isolate='process'"
-            words = {"objective": "stage", "use executor='thread' or 'inline'": "leave isolate= out"}
-            problems = [functools.reduce(lambda text, word: text.replace(*word), words.items(), one) for one in error.problems]
+            told = (text.replace("objective", "stage") for text in error.problems)
+            problems = [text.replace("use executor='thread' or 'inline'", "leave isolate= out") for text in told]
             raise ContractError(place, problems) from error
         kwargs = within(job.kwargs, deadline)
         sent = Job(job.function, kwargs, job.context_name, job.resources, job.facts, job.directory, job.output)

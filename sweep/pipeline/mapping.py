@@ -1,4 +1,4 @@
-"""Runs a map, and whatever else goes on at once: n workers pull one iterator, results stay in order, each item is kept by itself.
+"""Runs a map: n workers pull one iterator, results stay in order, each item is kept by itself.
 
 An item's outcome is journaled under ``name[3]`` and counts as finished once committed; items that
 finish while a commit is due ride in it. The outcome of the whole map then takes their place.

@@ -102,7 +102,7 @@ class Cache:
     """
 
     ttl: float | None = None
-    key: Callable[[Mapping[str, object]], object] | None = None
+    key: Callable[[Mapping[str, Any]], object] | None = None
 
 
 @final

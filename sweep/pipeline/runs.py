@@ -13,7 +13,7 @@ from sweep.pipeline.annotations import Annotation, describe
 from sweep.pipeline.contracts import OutputContract
 from sweep.pipeline.durable import Opened, Resume, RunSpec, open_child, open_top
 from sweep.pipeline.hooks import NO_TERMINAL, at_terminal
-from sweep.pipeline.nodes import refuse, warn_at
+from sweep.pipeline.nodes import warn_at
 from sweep.pipeline.planning import announce, plan_of
 from sweep.pipeline.records import (
     NO_STORE,
@@ -134,10 +134,11 @@ def complete(compiled: Compiled, values: Mapping[str, object], name: str | None)
     for key in unknown:
         hint = did_you_mean(key, compiled.inputs) or as_input(compiled, key) or there_are
         problems.append(f"unknown input {key!r}{hint}")
-    where = f" ({compiled.steps[0].where})" if compiled.steps else ""
-    refuse(f"inputs of {'the pipeline' if name is None else repr(name)}{where}", problems)
-    if not at_terminal():
-        refuse(name or "run", [f"{place}: {NO_TERMINAL}" for place in compiled.breakpoints])
+    if problems:
+        where = f" ({compiled.steps[0].where})" if compiled.steps else ""
+        raise ContractError(f"inputs of {'the pipeline' if name is None else repr(name)}{where}", problems)
+    if compiled.breakpoints and not at_terminal():
+        raise ContractError(name or "run", [f"{place}: {NO_TERMINAL}" for place in compiled.breakpoints])
     return {key: compiled.contracts[key].validate(value, name or "run") for key, value in values.items()}
 
 

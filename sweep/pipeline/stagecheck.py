@@ -49,7 +49,7 @@ class StageCheck:
         self.in_order(unit, step.bindings, place)
         if contract is not None and "transform" not in hooks:
             self.returns(unit, contract, place)
-        self.generator(unit, contract, hooks, place)
+        self.unreached(unit, node.settings, contract is not None or "transform" in hooks, place)
         self.leaves(node.hooks, unit, place)
         structure.append({"stage": node.name, "kind": unit.kind, "gives": text_of(step.contract), "is": unit.structure})
         return step
@@ -71,13 +71,8 @@ class StageCheck:
                 unit = replace(unit, nested=unit.within(inside))
         for text in (*unit.problems, *unit.signature.problems):
             self.known.problem(f"{place}: {text}")
-        name = unit.signature.name
-        if [one.kind for one in unit.signature.parameters] == _NAMELESS:
-            self.known.warn(
-                f"{place}: {name}(*args, **kwargs) names no parameter, so no field is passed to it; "
-                "if it wraps another function, put functools.wraps(…) on it"
-            )
         if not unit.signature.known:
+            name = unit.signature.name
             self.known.problem(
                 f"{place}: {name} does not tell its parameters (it is written in C), so nothing would be passed to it; "
                 f"wrap it in a function that names them: lambda x: {name}(x)"
@@ -211,12 +206,18 @@ class StageCheck:
                 self.known.problem(f"{place}: {name!r} is no hook, no type, and no parameter of the stage{hint}")
         return tuple(found)
 
-    def generator(self, unit: Unit, contract: OutputContract | None, hooks: Hooks, place: str) -> None:
-        """Refuse a generator function whose generator nobody would run."""
-        if contract is None and unit.kind == "function" and unit.signature.is_generator and "transform" not in hooks:
+    def unreached(self, unit: Unit, settings: Mapping[str, object], taken: bool, place: str) -> None:
+        """Refuse a generator function whose generator nobody takes; warn of a function to which nothing is passed."""
+        name, kinds = unit.signature.name, [one.kind for one in unit.signature.parameters]
+        if unit.kind == "function" and unit.signature.is_generator and not taken:
             self.known.problem(
-                f"{place}: {unit.signature.name} is a generator function, of which nothing would run: nobody takes what it "
+                f"{place}: {name} is a generator function, of which nothing would run: nobody takes what it "
                 "yields; let it return, or say what becomes of the items: .through(NAME=list[…])"
+            )
+        if kinds == _NAMELESS and not settings:
+            self.known.warn(
+                f"{place}: {name}(*args, **kwargs) names no parameter, so no field is passed to it; "
+                "if it wraps another function, put functools.wraps(…) on it"
             )
 
     def in_order(self, unit: Unit, bindings: Sequence[Binding], place: str, taker: str = "") -> None:
