@@ -700,6 +700,20 @@ def test_a_damaged_row_names_its_place(store_path: Path, damage: str) -> None:
     assert "'s'" in told or "stage 'r/s'" in told, told
 
 
+def test_a_run_that_fails_says_how_to_go_on_once_and_only_where_something_is_kept(store_path: Path) -> None:
+    def fail() -> int:
+        raise OSError("no weather")
+
+    broken = Pipeline().stage("fail", fail).through(x=int)
+    with pytest.raises(OSError, match="no weather") as caught:
+        Pipeline().stage("inner", broken).run(name="work")
+    said = [note for note in caught.value.__notes__ if "sweep resume" in note]
+    assert said == [f"what was finished is kept; go on, once this is mended: sweep resume 1 --store {store_path}"]
+    with pytest.raises(OSError, match="no weather") as caught:
+        broken.run()
+    assert not any("sweep resume" in note for note in caught.value.__notes__)
+
+
 def test_a_missing_blob_names_its_place(store_path: Path) -> None:
     pipeline = Pipeline().stage("s", lambda: np.arange(5000.0)).through(x=np.ndarray).stage("end", _crash)
     with pytest.raises(Crash):

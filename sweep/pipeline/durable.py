@@ -428,6 +428,8 @@ def _closing(root: Root, opened: Opened) -> Iterator[None]:
             raise
         status, reason = _status_of(root, error)
         _close(opened, status, reason, _one_line(error))
+        if status is Status.FAILED and opened.handle.run_id == opened.handle.root_id:
+            error.add_note(f"what was finished is kept; go on, once this is mended: {root.resume_line}")
         raise
     if not opened.finished:
         _close(opened, opened.status or Status.COMPLETED, opened.reason or Reason.COMPLETED, None)
