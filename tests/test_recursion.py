@@ -300,8 +300,11 @@ class Phases(Experiment):
         (Budget(resource=9), (6, 3)),
     ],
 )
-def test_an_experiments_budget_limits_the_sweeps_inside_together(budget: Any, trials: tuple[int, int]) -> None:
+def test_an_experiments_budget_limits_the_sweeps_inside_together(
+    budget: Any, trials: tuple[int, int], capsys: pytest.CaptureFixture[str]
+) -> None:
     result = Phases().run(budget=budget)
+    assert "no budget given: 100 trials, or what 'Phases' has left" in capsys.readouterr().err
     assert (result.state.a["n_trials"], result.state.b["n_trials"]) == trials
     assert result.cost == 2 * sum(trials)
 

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import copy
 import inspect
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from typing import Any, final
@@ -216,10 +217,13 @@ def _opening(
 ) -> tuple[list[ev.Event], str]:
     """Return the events with which this session begins, and a line about a budget that nobody gave."""
     events: list[ev.Event] = [ev.Opened(current_clock().wall(), sweep.workers)]
-    line = ""
-    if not past or sweep.budget is not None or current_purse() is not None:
+    line, outer = "", current_purse()
+    if not past or sweep.budget is not None or outer is not None:
         finite = bool(getattr(optimizer, "finite", False))
         limits, line = budget_for(sweep.budget, finite=finite, n_trials=scheduler.n_trials)
+        left = None if not line or outer is None else outer.left()
+        if left is not None and any(map(math.isfinite, left[:4])):
+            line += f", or what {left.path!r} has left"
         earlier = [event for event in past if isinstance(event, ev.BudgetSet)]
         if not earlier or earlier[-1] != ev.BudgetSet.of(limits):
             events.append(ev.BudgetSet.of(limits))
