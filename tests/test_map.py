@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 import weakref
 from collections.abc import Iterator
 from typing import Any
@@ -445,6 +446,27 @@ def test_an_iteration_begun_in_its_first_map_goes_on_whatever_the_predicate_says
     assert built.run(xs=[1, 2, 3], n=0, name="run").n == 2
     assert runs == [(0, 1), (0, 2), (0, 3), (1, 1), (1, 2), (1, 2), (1, 3)]
     assert answers == [False]
+
+
+def leaves(x: int) -> int:
+    if x == 1:
+        raise SystemExit(3)
+    return x
+
+
+@pytest.mark.parametrize("concurrency", [1, 3])
+def test_an_item_that_exits_ends_the_run_and_nothing_is_left_of_the_loop(
+    concurrency: int, caplog: pytest.LogCaptureFixture
+) -> None:
+    pipeline = Pipeline(xs=list[int]).map("m", leaves, over="xs", concurrency=concurrency, on_failure="continue")
+    code = None
+    try:
+        pipeline.through(ys=list[int | None]).run(xs=[0, 1, 2, 3])
+    except SystemExit as error:
+        code = error.code
+    gc.collect()  # nothing refers to the traceback any more
+    assert code == 3
+    assert not caplog.records, "asyncio complains of no task"
 
 
 def test_what_has_no_items_is_told_with_the_field() -> None:

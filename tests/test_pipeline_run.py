@@ -819,6 +819,26 @@ def test_an_error_that_cannot_be_told_comes_out_as_itself_with_its_stage(tmp_pat
         Pipeline().stage("mute", lambda: Mute()).through(x=int).run()
 
 
+def test_errors_that_take_no_notes_come_out_as_themselves() -> None:
+    class Odd(Exception):
+        def add_note(self, note: str) -> None:
+            raise RuntimeError("no notes")
+
+    def odd() -> None:
+        raise Odd
+
+    def wrong() -> None:
+        error = KeyError("x")
+        error.__notes__ = "no list"  # type: ignore[assignment]  # that is the point
+        raise error
+
+    with pytest.raises(Odd) as caught:
+        Pipeline().stage("odd", odd).run()
+    assert any("in stage 'odd'" in note for note in caught.value.__notes__)
+    with pytest.raises(KeyError):
+        Pipeline().stage("wrong", wrong).run()
+
+
 class Mute:
     def __repr__(self) -> str:
         raise RuntimeError("no words")

@@ -147,7 +147,7 @@ def _timeout(seconds: float, inner: Call) -> Call:
                 warn_at(act.step.where, f"stage {act.path!r} timed out{note}")
             raise StageTimeout(act.path, seconds, note)
         if clock.now() > deadline:
-            raise StageTimeout(act.path, seconds, ": it blocked the event loop past its deadline")
+            raise StageTimeout(act.path, seconds, ": it blocked the event loop past its deadline, or would not be cancelled")
         return outcome
 
     return call

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import traceback
 from collections.abc import Awaitable, Callable, Iterable, Iterator, Mapping, Sequence
+from contextlib import suppress
 from typing import Final, final
 
 import anyio
@@ -188,13 +189,15 @@ async def together(calls: Sequence[Callable[[], Awaitable[None]]], what: str) ->
         ExceptionGroup: The failures of several, with a line each.
         TrialStopped: A scheduler's decision, unwrapped.
         TrialPaused: A scheduler's decision, unwrapped.
+        SystemExit: Of the first that leaves.
+        KeyboardInterrupt: Of the first that is left.
     """
-    found: dict[int, Exception] = {}
+    found: dict[int, Exception | SystemExit | KeyboardInterrupt] = {}
 
     async def guarded(index: int, call: Callable[[], Awaitable[None]]) -> None:
         try:
             await call()
-        except Exception as error:  # noqa: BLE001  # raised again below
+        except (Exception, SystemExit, KeyboardInterrupt) as error:  # noqa: BLE001  # raised again below: asyncio would let go of the loop
             found[index] = error
             group.cancel_scope.cancel()
 
@@ -204,7 +207,10 @@ async def together(calls: Sequence[Callable[[], Awaitable[None]]], what: str) ->
                 group.start_soon(guarded, index, call)
     except BaseExceptionGroup as several:
         raise _unwrapped(several) from None
-    failures = list({id(found[index]): found[index] for index in sorted(found)}.values())
+    every = {id(found[index]): found[index] for index in sorted(found)}.values()
+    failures = [error for error in every if isinstance(error, Exception)]
+    if len(failures) < len(every):
+        raise next(error for error in every if not isinstance(error, Exception))
     if len(failures) == 1:
         raise failures[0]
     if failures:
@@ -215,7 +221,8 @@ async def together(calls: Sequence[Callable[[], Awaitable[None]]], what: str) ->
 def note(error: Exception, place: str) -> None:
     """Add the place of a failure to its notes, once."""
     if place not in getattr(error, "__notes__", ()):
-        error.add_note(place)
+        with suppress(TypeError):  # its own notes are no list
+            Exception.add_note(error, place)  # whatever its class makes of the method
 
 
 def _unwrapped(several: BaseExceptionGroup[BaseException]) -> BaseException:

@@ -127,6 +127,17 @@ def complete(compiled: Compiled, values: Mapping[str, object], name: str | None)
         ContractError: Inputs are missing or unknown.
         ContractViolation: An input breaks its contract.
     """
+    problems = _wrong_inputs(compiled, values)
+    if problems:
+        where = f" ({compiled.steps[0].where})" if compiled.steps else ""
+        raise ContractError(f"inputs of {'the pipeline' if name is None else repr(name)}{where}", problems)
+    if compiled.breakpoints and not at_terminal():
+        raise ContractError(name or "run", [f"{place}: {NO_TERMINAL}" for place in compiled.breakpoints])
+    return {key: compiled.contracts[key].validate(value, name or "run") for key, value in values.items()}
+
+
+def _wrong_inputs(compiled: Compiled, values: Mapping[str, object]) -> list[str]:
+    """Return which inputs are missing, and which there are not."""
     missing = {key: annotation for key, annotation in compiled.inputs.items() if key not in values}
     unknown = [key for key in values if key not in compiled.contracts]
     problems = [f"input {key!r}: {describe(one)} is missing{did_you_mean(key, unknown)}" for key, one in missing.items()]
@@ -134,12 +145,7 @@ def complete(compiled: Compiled, values: Mapping[str, object], name: str | None)
     for key in unknown:
         hint = did_you_mean(key, compiled.inputs) or as_input(compiled, key) or there_are
         problems.append(f"unknown input {key!r}{hint}")
-    if problems:
-        where = f" ({compiled.steps[0].where})" if compiled.steps else ""
-        raise ContractError(f"inputs of {'the pipeline' if name is None else repr(name)}{where}", problems)
-    if compiled.breakpoints and not at_terminal():
-        raise ContractError(name or "run", [f"{place}: {NO_TERMINAL}" for place in compiled.breakpoints])
-    return {key: compiled.contracts[key].validate(value, name or "run") for key, value in values.items()}
+    return problems
 
 
 def as_input(compiled: Compiled, name: str) -> str:
