@@ -73,6 +73,10 @@ def sweep_of(objective: Any, space: dict[str, Any], tmp_path: Path, **more: Any)
     return SweepExperiment(objective, space, **given)
 
 
+def choosing(x: bool) -> float:
+    return float(x)
+
+
 @pytest.mark.parametrize(
     ("objective", "space", "text"),
     [
@@ -87,6 +91,7 @@ def sweep_of(objective: Any, space: dict[str, Any], tmp_path: Path, **more: Any)
         (whole, {"optimizer.lr": Choice(["0.1", "0.2"])}, "'optimizer.lr' of Optimizer is "),
         (needing, {"config.rate": LR}, "Needs needs 'config.depth', which is not in the space"),
         (judged, {"config.widht": LR}, "no field 'widht'"),
+        (choosing, {"x": LR}, "parameter 'x' is bool, but the space gives float"),
         (lambda x: x, {}, "parameter 'x' is not in the space; add it to the space, or give it a default. The space has: nothing"),
     ],
 )

@@ -38,6 +38,7 @@ __all__ = [
     "Returned",
     "RunObjective",
     "as_numbers",
+    "fits",
     "make_objective",
     "number_of",
 ]
@@ -173,7 +174,7 @@ class FunctionObjective:
     def _one(self, parameter: Parameter, space: SearchSpace, place: str, problems: list[str]) -> _Slot:
         distribution = space[parameter.name]
         given = value_type(distribution)
-        if parameter.annotation is not MISSING and not _fits(distribution, parameter.annotation):
+        if parameter.annotation is not MISSING and not fits(distribution, parameter.annotation):
             problems.append(
                 f"{place}: parameter {parameter.name!r} is {describe(parameter.annotation)}, "
                 f"but the space gives {describe(given)} ({distribution!r})"
@@ -448,7 +449,7 @@ def _type_problems(name: str, what: str, types: Mapping[str, Any], space: Search
     return [
         f"{name}: {what} {one!r} is {describe(annotation)}, but the space gives {describe(value_type(space[one]))}"
         for one, annotation in types.items()
-        if one in space and not _fits(space[one], annotation)
+        if one in space and not fits(space[one], annotation)
     ]
 
 
@@ -468,7 +469,7 @@ def _part_problems(annotation: Any, space: SearchSpace, prefix: str) -> list[str
             problems.append(f"{name_of} has no field {head!r} for {whole!r} of the space{did_you_mean(head, record.keys)}")
         elif field is not None and whole not in space:
             problems += _part_problems(field, space, whole + ".")
-        elif field is not None and not record.custom and not _fits(space[whole], field):
+        elif field is not None and not record.custom and not fits(space[whole], field):
             given = f"the space gives {describe(value_type(space[whole]))} ({space[whole]!r})"
             problems.append(f"{whole!r} of {name_of} is {describe(field)}, but {given}")
     if not record.custom:
@@ -477,13 +478,13 @@ def _part_problems(annotation: Any, space: SearchSpace, prefix: str) -> list[str
     return problems
 
 
-def _fits(distribution: Any, annotation: Any) -> bool:
-    """Whether a parameter of that annotation can take a distribution's values; an int takes no continuous ones."""
+def fits(distribution: Any, annotation: Any) -> bool:
+    """Whether a parameter can take a distribution's values; whole numbers and truths take no continuous ones."""
     given = value_type(distribution)
     if subtype(given, annotation) is Verdict.REFUTED:
         return False
     continuous = given is float and not hasattr(distribution, "options") and not hasattr(distribution, "value")
-    return not (continuous and peel(annotation) is int)
+    return not (continuous and peel(annotation) in (int, bool))
 
 
 def number_of(value: Any) -> float | None:

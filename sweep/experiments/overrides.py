@@ -15,9 +15,8 @@ from sweep.errors import ConfigError, ContractError, SweepError, UnknownName
 from sweep.experiments.base import argument_types
 from sweep.experiments.building import build, unknown_argument
 from sweep.experiments.given import Given, typed
-from sweep.experiments.objective import Objective, value_type
+from sweep.experiments.objective import Objective, fits, value_type
 from sweep.pipeline.annotations import describe, peel
-from sweep.pipeline.subtypes import Verdict, subtype
 from sweep.space import Constant, Distribution
 
 __all__ = ["SETTINGS", "given_settings", "given_space", "given_strategy"]
@@ -114,12 +113,10 @@ def _distribution(item: Assignment, annotation: object) -> object:
 
 
 def _check_kind(item: Assignment, found: Distribution, annotation: Any) -> None:
-    """Refuse a range whose values the parameter cannot take; whole numbers and truths take no continuous ones."""
-    given, wanted = value_type(found), peel(annotation)
-    continuous = given is float and not hasattr(found, "options")
-    if subtype(given, annotation) is not Verdict.REFUTED and not (continuous and wanted in (int, bool)):
+    """Refuse a range whose values the parameter cannot take."""
+    if fits(found, annotation):
         return
-    key, hint = dotted(item.path), _RANGES_OF.get(wanted)
+    given, key, hint = value_type(found), dotted(item.path), _RANGES_OF.get(peel(annotation))
     instead = f"; write for example {key}={hint}" if hint else ""
     raise ConfigError(
         f"{item.source!r}: {key!r} is {describe(annotation)}, but the range gives {describe(given)}{instead}"
