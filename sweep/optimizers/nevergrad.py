@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import random
+import threading
 import warnings
-from collections.abc import Iterable, Iterator, Mapping
-from contextlib import contextmanager
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from concurrent.futures import Future
+from contextlib import contextmanager, suppress
 from typing import ClassVar, Protocol, final
 
 from sweep.errors import MissingExtra, StrategyError, UnknownName
@@ -24,12 +26,17 @@ _HUGE = 1e20  # beyond this Nevergrad cuts losses off itself, with a warning for
 class NevergradOptimizer(ModelOptimizer):
     """Search with an optimizer of Nevergrad.
 
+    A method that cannot go on before it is told (``"Cobyla"``, ``"SQP"``, …, and ``"NGOpt"`` where it chooses one)
+    gives out a trial at a time, however many workers there are; with ``num_workers`` NGOpt chooses one that need not
+    wait. A lost trial is told to such a method as the worst, and where a replay has it ask for other points than it
+    did, their results stand for those.
+
     Its optimizers cannot take back a result or be given a history, so a replaced result and a resumed sweep
     replay the trials: asked in order, each told its latest loss before the next is asked. With one worker that is
-    exactly what happened. A failed trial is told as the worst seen before it, an inactive parameter keeps a
-    value that is not used. Nevergrad's own generator is seeded anew for each suggestion; but some of its optimizers
-    draw from numpy's global one, which is therefore seeded for the length of each call into Nevergrad and put
-    back: nothing may draw from it in another thread at that moment.
+    exactly what happened; a method that takes its own candidates only is not told of others' trials. A failed trial is
+    told as the worst seen before it, an inactive parameter keeps a value that is not used. Nevergrad's own generator is
+    seeded anew for each suggestion; but some of its optimizers draw from numpy's global one, which is therefore seeded
+    for the length of each call into Nevergrad and put back: nothing may draw from it in another thread at that moment.
 
     Args:
         search_space: What to search; None: the sweep's.
@@ -83,7 +90,9 @@ class NevergradOptimizer(ModelOptimizer):
     def _ready(self) -> _Session:
         if self._session is None:
             budget = self.budget or _BUDGET
-            self._session = _Session(self.space, self.optimizer, budget, self.num_workers, self._seed)
+            self._session = _Session(self.space, len(self._objectives), self.optimizer, budget, self.num_workers, self._seed)
+            seen = (list(record.losses) for record in self._history.records if record.state is State.SEEN)
+            self._session.unknown = next(seen, None)
             for record in self._history.records:
                 self._session.replay(record)
         return self._session
@@ -94,9 +103,11 @@ class NevergradOptimizer(ModelOptimizer):
 
     def _proposals(self, first: int, n: int) -> Iterator[Proposal]:
         for index in range(first, first + n):
-            if self._ready().is_exhausted(index):
+            session = self._ready()
+            waiting = any(record.state is State.PENDING and record.index >= 0 for record in self._history.records)
+            if session.is_exhausted(index) or (waiting and session.is_sequential()):
                 return
-            yield self._ready().ask(index), {}
+            yield session.ask(index), {}
 
 
 class _Candidate(Protocol):
@@ -107,9 +118,13 @@ class _Candidate(Protocol):
 
 @final
 class _Session:
-    """One of Nevergrad's optimizers, and which of our trials is which of its candidates."""
+    """One of Nevergrad's optimizers, and which of our trials is which of its candidates.
 
-    def __init__(self, space: SearchSpace, name: str, budget: int, workers: int, seed: int) -> None:
+    Attributes:
+        unknown: What a method that cannot go on without an answer is told where no loss is known yet; None: 0.
+    """
+
+    def __init__(self, space: SearchSpace, n_objectives: int, name: str, budget: int, workers: int, seed: int) -> None:
         try:
             import nevergrad as ng  # type: ignore[import-untyped]  # it has no types
             import numpy as np
@@ -120,7 +135,8 @@ class _Session:
         # Nevergrad calls scipy's COBYLA without a tolerance, which is no choice of the user's. The filter stays, for
         # one that comes and goes would take other threads' filters with it; it hides this one sentence and no other.
         warnings.filterwarnings("ignore", r"COBYLA: Invalid RHOEND", UserWarning, r"scipy\._lib\.pyprima\.")
-        self._space, self._seed, self._name = space, seed, name
+        self._space, self._seed, self._name, self._n_objectives = space, seed, name, n_objectives
+        self._not_asked = ng.errors.TellNotAskedNotSupportedError
         one_shot = bool(getattr(ng.optimizers.registry[name], "one_shot", False))
         self._last = budget if one_shot else None
         self._sizes = {
@@ -147,6 +163,8 @@ class _Session:
                     "numpy below 2.4, or name another one, such as NevergradOptimizer(optimizer='CMA')"
                 )
             self._optimizer = chosen._optim  # what Nevergrad itself goes on with when its model fails
+        self.unknown: list[float] | None = None
+        self._is_blind = False  # it was told 0 for want of any loss
         self._candidates: dict[int, _Candidate] = {}
         self._told: set[int] = set()
         self._worst: list[float] | None = None
@@ -157,10 +175,11 @@ class _Session:
         try:
             with _global_generators(seed):
                 yield
+        except self._not_asked:
+            raise
         except Exception as error:
-            why = "needs a package that is not installed" if isinstance(error, ImportError) else "fails on this space and history"
             raise StrategyError(
-                f"Nevergrad's optimizer {self._name!r} {why} ({type(error).__name__}: {error}); "
+                f"Nevergrad's optimizer {self._name!r} {_why(error)} ({type(error).__name__}: {error}); "
                 "name another one, such as NevergradOptimizer(optimizer='TwoPointsDE')"
             ) from error
 
@@ -168,12 +187,18 @@ class _Session:
         """Return whether there is no suggestion ``index``: a one-shot method has planned them all at the start."""
         return self._last is not None and index >= self._last
 
+    def is_sequential(self) -> bool:
+        """Whether the method, or a part of it, would wait for ever if it were asked again before it is told."""
+        return _is_sequential(self._optimizer)
+
     def ask(self, index: int) -> Params:
         """Return the parameters of suggestion ``index``."""
+        if self.is_sequential():
+            self._answer()
         seed = own_seed(self._seed, index, "nevergrad")
         self._domain.random_state.seed(_words(seed))
         with self._calling(seed):
-            candidate = self._optimizer.ask()
+            candidate = _in_daemon(self._optimizer.ask)
         self._candidates[index] = candidate
         return self._space.from_unit([self._place(name, candidate.value[name]) for name in self._space.dimensions])
 
@@ -181,7 +206,7 @@ class _Session:
         """Tell a result; False: it cannot be told, or taken back, any more."""
         if record.index < 0:
             return self._tell_foreign(record)
-        if record.index in self._told:
+        if record.index in self._told or (self._is_blind and record.state is State.SEEN):
             return False
         loss = self._loss(record)
         if loss is not None:
@@ -194,12 +219,20 @@ class _Session:
         if record.index >= 0:
             self.ask(record.index)
             given = self._spawn(record)
-            if self._values(given) != self._values(self._candidates[record.index]):
+            if not self.is_sequential() and self._values(given) != self._values(self._candidates[record.index]):
                 self._candidates[record.index] = given  # several workers: it was asked with other results known
         self.tell(record)
 
     def _values(self, candidate: _Candidate) -> Params:
         return self._space.from_unit([self._place(name, candidate.value[name]) for name in self._space.dimensions])
+
+    def _answer(self) -> None:
+        """Tell the worst loss known for what was asked and will not be told: lost trials, and failed ones before any loss."""
+        for index in [index for index in self._candidates if index not in self._told]:
+            losses = self._worst or self.unknown
+            self._is_blind |= losses is None
+            self._tell(self._candidates[index], _loss_of(losses or [0.0] * self._n_objectives))
+            self._told.add(index)
 
     def _tell_foreign(self, record: Record) -> bool:
         """Tell the result of somebody else's trial, once."""
@@ -208,7 +241,8 @@ class _Session:
             return False
         loss = self._loss(record)
         if loss is not None:
-            self._tell(self._spawn(record), loss)
+            with suppress(self._not_asked):  # some methods take their own candidates only
+                self._tell(self._spawn(record), loss)
             self._told.add(key)
         return True
 
@@ -236,12 +270,52 @@ class _Session:
             losses = list(self._worst)
         else:
             return None
-        return losses[0] if len(losses) == 1 else losses
+        return _loss_of(losses)
 
     def _place(self, name: str, value: float) -> float:
         """Return the unit coordinate of one of Nevergrad's values."""
         size = self._sizes.get(name)
         return min(max(float(value), 0.0), 1.0) if size is None else (int(value) + 0.5) / size
+
+
+def _is_sequential(optimizer: object) -> bool:
+    if getattr(optimizer, "no_parallelization", False):
+        return True
+    parts = [part for value in vars(optimizer).values() for part in (value if isinstance(value, list) else [value])]
+    return any(hasattr(part, "ask") and _is_sequential(part) for part in parts)
+
+
+def _in_daemon(call: Callable[[], _Candidate]) -> _Candidate:
+    """Return what ``call`` does, run in a daemon thread.
+
+    Some methods begin a thread of their own that waits for the next result. As the child of a daemon it is one too,
+    and no program has to wait for it to end.
+    """
+    if threading.current_thread().daemon:
+        return call()
+    found: Future[_Candidate] = Future()
+
+    def run() -> None:
+        try:
+            found.set_result(call())
+        except BaseException as error:  # noqa: BLE001  # raised by result()
+            found.set_exception(error)
+
+    threading.Thread(target=run, daemon=True).start()
+    return found.result()
+
+
+def _why(error: Exception) -> str:
+    """Return what kind of failure an error inside Nevergrad is."""
+    if isinstance(error, ImportError) or isinstance(error.__cause__, ImportError):
+        return "needs a package that is not installed"
+    if isinstance(error, TypeError) and not _floats_arrays():
+        return "has a metamodel, perhaps, and these need numpy below 2.4"
+    return "fails on this space and history"
+
+
+def _loss_of(losses: list[float]) -> float | list[float]:
+    return losses[0] if len(losses) == 1 else losses
 
 
 def _floats_arrays() -> bool:

@@ -148,6 +148,14 @@ def test_a_metamodel_that_was_named_is_refused_at_setup_where_numpy_forbids_it(m
     monkeypatch.setattr("sweep.optimizers.nevergrad._floats_arrays", lambda: False)
     with pytest.raises(StrategyError, match=r"'MetaModel' among them, .*numpy below 2\.4.*'CMA'"):
         NevergradOptimizer(optimizer="MetaModel").setup(SPACE, [Objective("loss")], 0)
+    ng = pytest.importorskip("nevergrad")
+
+    def model(self: Any) -> Any:
+        raise TypeError("only 0-dimensional arrays")
+
+    monkeypatch.setattr(ng.optimizers.base.Optimizer, "ask", model)
+    with pytest.raises(StrategyError, match="'Carola1' has a metamodel, perhaps, and these need numpy below"):
+        NevergradOptimizer(SPACE, "Carola1").suggest(1)
 
 
 # Its thread may be dead before it is asked: then Nevergrad warns first, and raises what the thread died of after that.
@@ -156,7 +164,7 @@ def test_a_package_that_one_of_nevergrads_needs_is_named() -> None:
     pytest.importorskip("nevergrad", reason="the extra 'nevergrad' is not installed", exc_type=ImportError)
     if find_spec("poap") is not None:
         pytest.skip("the package is installed")
-    with pytest.raises(StrategyError, match=r"'pysot' needs a package that is not installed .*'poap'"):
+    with pytest.raises(StrategyError, match=r"(?s)'pysot' needs a package that is not installed .*'poap'"):
         play(NevergradOptimizer(SPACE, "pysot"), 4, bowl)
 
 
