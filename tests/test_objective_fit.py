@@ -73,6 +73,10 @@ def sweep_of(objective: Any, space: dict[str, Any], tmp_path: Path, **more: Any)
     return SweepExperiment(objective, space, **given)
 
 
+def by_place(x: float, /) -> float:
+    return x
+
+
 def choosing(x: bool) -> float:
     return float(x)
 
@@ -91,6 +95,9 @@ def choosing(x: bool) -> float:
         (whole, {"optimizer.lr": Choice(["0.1", "0.2"])}, "'optimizer.lr' of Optimizer is "),
         (needing, {"config.rate": LR}, "Needs needs 'config.depth', which is not in the space"),
         (judged, {"config.widht": LR}, "no field 'widht'"),
+        (by_place, {"x": LR}, "parameter 'x' is positional-only, and a trial gives it by name"),
+        (math.sin, {"x": LR}, "parameter 'x' is positional-only, and a trial gives it by name"),
+        (max, {"x": LR}, "it does not tell its parameters; put it into a function of your own"),
         (choosing, {"x": LR}, "parameter 'x' is bool, but the space gives float"),
         (lambda x: x, {}, "parameter 'x' is not in the space; add it to the space, or give it a default. The space has: nothing"),
     ],

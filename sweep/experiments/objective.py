@@ -143,7 +143,7 @@ class FunctionObjective:
     def problems(self, space: SearchSpace) -> list[str]:
         """Bind every parameter to the space; return what is missing, unknown or of another type."""
         place = f"objective {self.name!r} ({self.signature.where})"
-        problems = [f"{place}: {text}" for text in self.signature.problems]
+        problems = [f"{place}: {text}" for text in (*self.signature.problems, *self._not_by_name())]
         heads = {name.partition(".")[0] for name in space}
         used: set[str] = set()
         slots: list[_Slot] = []
@@ -170,6 +170,14 @@ class FunctionObjective:
         ]
         self.slots = tuple(slots)
         return problems
+
+    def _not_by_name(self) -> Iterator[str]:
+        """Say what cannot be called with parameters given by name, as a trial does."""
+        if not self.signature.known:
+            yield "it does not tell its parameters; put it into a function of your own that names them"
+        for one in self.signature.parameters:
+            if one.kind is inspect.Parameter.POSITIONAL_ONLY and not one.has_default:
+                yield f"parameter {one.name!r} is positional-only, and a trial gives it by name; take the / out, or wrap it"
 
     def _one(self, parameter: Parameter, space: SearchSpace, place: str, problems: list[str]) -> _Slot:
         distribution = space[parameter.name]
