@@ -76,6 +76,8 @@ class OptunaOptimizer(ModelOptimizer):
         self.sampler = sampler
         self.sampler_options = sampler_options
         if not isinstance(sampler, str):
+            if isinstance(sampler, type) or not hasattr(sampler, "sample_relative"):
+                raise StrategyError(f"OptunaOptimizer(sampler={sampler!r}): expected a name, such as 'TPE', or an Optuna sampler")
             if sampler_options:
                 raise StrategyError(f"sampler={sampler!r} has its options already; drop {sorted(sampler_options)}")
         elif (sampler_options or sampler != "TPE") and find_spec("optuna") is not None:

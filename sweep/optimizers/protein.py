@@ -101,8 +101,11 @@ class ProteinOptimizer(OwnModelOptimizer):
             "global_search_scale": (global_search_scale, 0),
         }
         for name, (value, low) in least.items():
-            if not low <= value:
-                raise StrategyError(f"ProteinOptimizer({name}={value!r}): expected a number >= {low}")
+            is_whole = name in ("num_random_samples", "resample_frequency", "suggestions_per_pareto")
+            if not low <= value or (is_whole and not isinstance(value, int)):
+                raise StrategyError(f"ProteinOptimizer({name}={value!r}): expected a {'whole ' * is_whole}number >= {low}")
+        if not all(width > 0 for width in (scale.values() if isinstance(scale, Mapping) else [scale])):
+            raise StrategyError(f"ProteinOptimizer(scale={scale!r}): expected standard deviations above 0, in half ranges")
         self.acquisition, self.center, self.scale = acquisition, dict(center or {}), scale
         self.num_random_samples, self.resample_frequency = num_random_samples, resample_frequency
         self.expansion_rate, self.suggestions_per_pareto = expansion_rate, suggestions_per_pareto

@@ -208,6 +208,9 @@ def test_what_is_wrong_is_named() -> None:
         OptunaOptimizer(SPACE, n_startup_trails=3)
     with pytest.raises(StrategyError, match=r"NSGAIISampler refuses its options: .*population_size"):
         OptunaOptimizer(SPACE, "NSGAII", population_size=1).suggest(1)
+    for wrong in (3, optuna.samplers.TPESampler):
+        with pytest.raises(StrategyError, match="expected a name, such as 'TPE', or an Optuna sampler"):
+            OptunaOptimizer(SPACE, wrong)
     with pytest.raises(StrategyError, match="drop"):
         OptunaOptimizer(SPACE, optuna.samplers.TPESampler(), n_startup_trials=3)
 

@@ -131,6 +131,10 @@ def test_what_is_wrong_is_named() -> None:
         ProteinOptimizer(acquisition="best")  # type: ignore[arg-type]  # that is the test
     with pytest.raises(StrategyError, match="expansion_rate"):
         ProteinOptimizer(expansion_rate=-1)
+    with pytest.raises(StrategyError, match=r"num_random_samples=1.5.: expected a whole number >= 0"):
+        ProteinOptimizer(num_random_samples=1.5)  # type: ignore[arg-type]  # that is the test
+    with pytest.raises(StrategyError, match=r"scale=.*above 0"):
+        ProteinOptimizer(scale={"lr": -1})
     with pytest.raises(StrategyError, match="'depth'"):
         ProteinOptimizer(PLANE, center={"depth": 1}).suggest(1)
     with pytest.raises(StrategyError, match="expected a float"):
