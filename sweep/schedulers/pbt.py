@@ -234,6 +234,12 @@ class PBTScheduler(JudgingScheduler):
         full = self._closed or len(self._members) >= self.population_size
         if running or not full or not any(member.phase is _Phase.WAITING for member in there):
             return
+        # Exploits go first, so that a donor has not trained on when its checkpoint is taken.
+        self._moves.extend(sorted(self._next_moves(there), key=lambda move: move[1] is None))
+        self._generation += 1
+
+    def _next_moves(self, there: Sequence[_Member]) -> list[tuple[_Member, _Member | None]]:
+        """Return each member that goes on, with the donor of those that are replaced, by place."""
         ranked = sorted(there, key=lambda member: (member.loss, member.index))
         count = self._rules.truncated(len(ranked))
         donors = [m for m in ranked[:count] if _finite(m.loss) and m.trial.number in self._saved]
@@ -246,9 +252,7 @@ class PBTScheduler(JudgingScheduler):
                 continue
             member.phase = _Phase.READY
             moves.append((member, donor))
-        # Exploits go first, so that a donor has not trained on when its checkpoint is taken.
-        self._moves.extend(sorted(moves, key=lambda move: move[1] is None))
-        self._generation += 1
+        return moves
 
     def _member(self, trial: Trial) -> _Member:
         if trial.number not in self._of:

@@ -98,16 +98,16 @@ def _trial(what: str, data: Mapping[str, Any]) -> str | None:
     return f"trial[{trial.number}] {what}"
 
 
-def _values(values: Mapping[str, Any]) -> str:
+def _values(values: Mapping[str, object]) -> str:
     return ", ".join(f"{name}={_short(value)}" for name, value in values.items()) or "nothing"
 
 
-def _short(value: Any) -> str:
+def _short(value: object) -> str:
     text = repr(value)
     return text if len(text) <= 80 else text[:77] + "..."
 
 
-def _plain(value: Any, depth: int = 3) -> Any:
+def _plain(value: object, depth: int = 3) -> object:
     """Return a value as JSON has it where it is small plain data, else the beginning of its ``repr``."""
     if value is None or isinstance(value, bool | int):
         return value
@@ -117,6 +117,6 @@ def _plain(value: Any, depth: int = 3) -> Any:
         return value if len(value) <= 1000 else value[:997] + "..."
     if type(value) is dict and len(value) <= 100 and depth:
         return {str(name): _plain(one, depth - 1) for name, one in value.items()}
-    if type(value) in (list, tuple) and len(value) <= 100 and depth:
+    if isinstance(value, list | tuple) and type(value) in (list, tuple) and len(value) <= 100 and depth:
         return [_plain(one, depth - 1) for one in value]
     return _short(value)
