@@ -215,20 +215,8 @@ class EventLog:
         rows = self.store.rows(query, (self.run_id, TRIAL))
         self.ids, self._left = [row[0] for row in rows], [row[7] for row in rows]
         self.sums = [self._sum_of_row(index, row, begun) for index, row in enumerate(rows)]
-        params_of = _parsed(row[2] for row in rows)
-        origins = _parsed("null" if row[4] is None else row[4] for row in rows)
-        batch: list[ev.New] = []
-        for index, row in enumerate(rows):
-            _, number, _, source, _, seq, started, status, score, cost, ended, error, result, ended_seq, _ = row
-            facts = origins[index]
-            if facts is not None:
-                notes = facts[2] if len(facts) > 2 else None
-                batch.append(ev.New(number, params_of[index], source or "optimizer", notes))
-                if index + 1 == len(rows) or rows[index + 1][5] != seq:
-                    yield seq, ev.Suggested(tuple(batch), facts[0], facts[1])
-                    batch = []
-                if started is not None and number not in begun:
-                    yield seq + (1 + number) * 1e-7, ev.Started(number, 1, started)
+        yield from _beginnings(rows, begun)
+        for _, number, _, _, _, _, _, status, score, cost, ended, error, result, ended_seq, _ in rows:
             if ended_seq is not None:
                 yield ended_seq, _plain_end(number, status, score, cost, ended, error, result)
 
@@ -270,6 +258,24 @@ class EventLog:
                 metrics[name] = value
             attempt, run, decision = (1, 0, "continue") if labels is None else json.loads(labels)
             yield seq, ev.Reported(number, attempt, step, metrics, run, decision)  # type: ignore[arg-type]  # one of the three
+
+
+def _beginnings(rows: list[tuple[Any, ...]], begun: set[int]) -> Iterator[tuple[float, ev.Event]]:
+    """Yield how trials came into the sweep, and the first starts that their rows tell."""
+    params_of = _parsed(row[2] for row in rows)
+    origins = _parsed("null" if row[4] is None else row[4] for row in rows)
+    batch: list[ev.New] = []
+    for index, (row, facts) in enumerate(zip(rows, origins, strict=True)):
+        number, source, seq, started = row[1], row[3], row[5], row[6]
+        if facts is None:
+            continue
+        notes = facts[2] if len(facts) > 2 else None
+        batch.append(ev.New(number, params_of[index], source or "optimizer", notes))
+        if index + 1 == len(rows) or rows[index + 1][5] != seq:
+            yield seq, ev.Suggested(tuple(batch), facts[0], facts[1])
+            batch = []
+        if started is not None and number not in begun:
+            yield seq + (1 + number) * 1e-7, ev.Started(number, 1, started)
 
 
 def _parsed(texts: Iterable[str]) -> list[Any]:

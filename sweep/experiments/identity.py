@@ -34,11 +34,14 @@ def identity_of(value: object) -> object:
         return value if not isinstance(value, enum.Enum) else f"{type(value).__qualname__}.{value.name}"
     if isinstance(value, Mapping):
         return {str(key): identity_of(one) for key, one in value.items()}
-    if isinstance(value, list | tuple | set | frozenset):
-        items = [identity_of(one) for one in value]
-        return sorted(items, key=repr) if isinstance(value, set | frozenset) else items
-    if isinstance(value, PurePath):
-        return str(value)
+    if isinstance(value, list | tuple):
+        return [identity_of(one) for one in value]
+    if isinstance(value, set | frozenset):
+        return sorted(map(identity_of, value), key=repr)
+    return str(value) if isinstance(value, PurePath) else _identity_of_object(value)
+
+
+def _identity_of_object(value: object) -> object:
     if hasattr(value, "__sweep_identity__") and not isinstance(value, type):
         return value.__sweep_identity__()
     if isinstance(value, partial):

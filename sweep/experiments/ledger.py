@@ -65,6 +65,10 @@ class Rules:
     path: str = ""
     enqueue: Sequence[Mapping[str, object]] = ()
 
+    def is_full(self, trial: Trial) -> bool:
+        """Whether a trial has got as far as it may."""
+        return self.smoke or (self.max_resource is not None and trial.step >= self.max_resource)
+
 
 @final
 class Ledger:
@@ -403,11 +407,8 @@ class Ledger:
         if entry.busy:
             return
         trial, standing = entry.trial, self.standing
-        full = self.rules.smoke or (self.rules.max_resource is not None and trial.step >= self.rules.max_resource)
-        cut = None
-        if self.halt is not None and not any(run.key in self.ready for run in entry.runs):
-            cut = self.halt.trial
-        verdict = entry.verdict(full, cut)
+        cut = None if self.halt is None or any(run.key in self.ready for run in entry.runs) else self.halt.trial
+        verdict = entry.verdict(self.rules.is_full(trial), cut)
         if verdict is None:
             return
         if entry.partial is not None:

@@ -110,7 +110,7 @@ class Machine:
         if isinstance(event, ev.Started):
             self._starting.pop((event.number, event.run), None)
         elif isinstance(event, ev.Suggested) and event.asked and self._awake:
-            if not self._answers(event):
+            if not _answers(event, self._ask, len(self._ledger.entries)):
                 return None
             self._ask = None
         out: list[ev.Effect] = []
@@ -253,13 +253,6 @@ class Machine:
         limit = 1 if self._rules.smoke else self._ledger.budget.trials
         return math.inf if limit is None else limit - self._ledger.standing.configurations
 
-    def _answers(self, event: ev.Suggested) -> bool:
-        """Whether this is the answer to the question that is open, and no late or double one."""
-        ask = self._ask
-        if ask is None or (event.asked, event.observed) != (ask.n, ask.observed):
-            return False
-        return not event.trials or event.trials[0].number == len(self._ledger.entries)
-
     def _waiting(self) -> bool:
         """Whether the optimizer had nothing, and has learned nothing since."""
         empty_at = self._ledger.empty_at
@@ -311,6 +304,13 @@ class Machine:
         if not self._finishing:
             self._finishing = True
             out.append(ev.Finish(status, reason, text))
+
+
+def _answers(event: ev.Suggested, ask: ev.Ask | None, known: int) -> bool:
+    """Whether this is the answer to the question that is open, and no late or double one."""
+    if ask is None or (event.asked, event.observed) != (ask.n, ask.observed):
+        return False
+    return not event.trials or event.trials[0].number == known
 
 
 _MOVING = frozenset({ev.Suggested, ev.Promoted, ev.Exploited, ev.Ended, ev.Drained, ev.StopRequested, ev.BudgetSet})

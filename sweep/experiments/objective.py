@@ -470,20 +470,25 @@ def _part_problems(annotation: Any, space: SearchSpace, prefix: str) -> list[str
     if record is None or record.open or record.lenient or getattr(record.cls, "__pydantic_custom_init__", False):
         return []
     heads = dict.fromkeys(name[len(prefix) :].partition(".")[0] for name in space if name.startswith(prefix))
-    name_of, problems = record.cls.__name__, []
-    for head in heads:
-        field, whole = record.fields.get(head), prefix + head
-        if head not in record.keys:
-            problems.append(f"{name_of} has no field {head!r} for {whole!r} of the space{did_you_mean(head, record.keys)}")
-        elif field is not None and whole not in space:
-            problems += _part_problems(field, space, whole + ".")
-        elif field is not None and not record.custom and not fits(space[whole], field):
-            given = f"the space gives {describe(value_type(space[whole]))} ({space[whole]!r})"
-            problems.append(f"{whole!r} of {name_of} is {describe(field)}, but {given}")
+    problems = [problem for head in heads for problem in _field_problems(record, head, space, prefix)]
     if not record.custom:
         missing = sorted(name for name in record.required if not {name, record.aliases.get(name, name)} & set(heads))
-        problems += [f"{name_of} needs {prefix + name!r}, which is not in the space" for name in missing]
+        problems += [f"{record.cls.__name__} needs {prefix + name!r}, which is not in the space" for name in missing]
     return problems
+
+
+def _field_problems(record: Record, head: str, space: SearchSpace, prefix: str) -> list[str]:
+    name_of, field, whole = record.cls.__name__, record.fields.get(head), prefix + head
+    if head not in record.keys:
+        return [f"{name_of} has no field {head!r} for {whole!r} of the space{did_you_mean(head, record.keys)}"]
+    if field is None:
+        return []
+    if whole not in space:
+        return _part_problems(field, space, whole + ".")
+    if record.custom or fits(space[whole], field):
+        return []
+    given = f"the space gives {describe(value_type(space[whole]))} ({space[whole]!r})"
+    return [f"{whole!r} of {name_of} is {describe(field)}, but {given}"]
 
 
 def fits(distribution: Any, annotation: Any) -> bool:

@@ -22,11 +22,15 @@ def count_problems(sweep: Any) -> list[str]:
     if sweep.resources is not None and not isinstance(sweep.resources, Resources):
         problems.append(f"resources={sweep.resources!r}: expected Resources(cpus=…, gpus=…)")
     problems += [f"constraints: {one!r} is not callable" for one in sweep.constraints if not callable(one)]
+    return problems + _goal_problems(sweep)
+
+
+def _goal_problems(sweep: Any) -> list[str]:
+    """Return what is wrong with ``metric`` and ``mode``."""
     metrics = sweep.metric if isinstance(sweep.metric, list | tuple) else [sweep.metric]
     if any(not isinstance(one, str) for one in metrics) and sweep.metric is not None:
-        return [*problems, f"metric={sweep.metric!r}: expected a name, a list of names, or None"]
-    if len(set(metrics)) < len(metrics):
-        problems.append(f"metric={sweep.metric!r}: the same metric twice")
+        return [f"metric={sweep.metric!r}: expected a name, a list of names, or None"]
+    problems = [f"metric={sweep.metric!r}: the same metric twice"] if len(set(metrics)) < len(metrics) else []
     modes = [sweep.mode] if isinstance(sweep.mode, str) else list(sweep.mode)
     if not isinstance(sweep.mode, str) and len(modes) != len(metrics):
         problems.append(f"mode={sweep.mode!r}: {len(modes)} modes for {len(metrics)} metrics")

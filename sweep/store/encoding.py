@@ -53,9 +53,8 @@ def is_plain(value: object, depth: int) -> bool:
     """Tell whether json writes ``value`` as it is, but for NaN, infinity and lone surrogates."""
     items: Iterable[object]
     if type(value) is dict:
-        for key in value:
-            if type(key) is not str or key == "$":
-                return False
+        if not all(type(key) is str and key != "$" for key in value):
+            return False
         items = value.values()
     elif type(value) is list:
         items = value
