@@ -67,6 +67,7 @@ RANGES = {
     "uniform": "Uniform",
     "log": "LogUniform",
     "loguniform": "LogUniform",
+    "logit": "LogitUniform",
     "int": "Integer",
     "integer": "Integer",
     "logint": "LogInteger",
@@ -411,7 +412,7 @@ def split_search(argv: Sequence[str]) -> tuple[list[str], dict[str, Distribution
     """Take the search ranges out of a command line.
 
     ``lr=log(1e-5,1e-1)`` (whole bounds: whole numbers), ``uniform(0,1)``, ``int(1,8)``, ``normal(0,1)``,
-    ``lognormal(0,1)``, ``choice(a,b)``, ``ordinal(1,2,4)`` and a bare list ``depth=50,101``; more
+    ``lognormal(0,1)``, ``logit(0.01,0.99)``, ``choice(a,b)``, ``ordinal(1,2,4)`` and a bare list ``depth=50,101``; more
     arguments by name: ``uniform(0,1,num=5)``.
 
     Returns:

@@ -43,7 +43,7 @@ class BayesianOptimizer(OwnModelOptimizer):
 
     Raises:
         MissingExtra: At ``setup``: numpy or scipy is not installed.
-        StrategyError: At ``setup``: there are several objectives. Here: ``n_initial`` is below 1.
+        StrategyError: At ``setup``: there are several objectives. Here: ``n_initial`` is no whole number from 1 on.
 
     Source: curve kernel after Swersky et al., Freeze-Thaw Bayesian Optimization (arXiv 1406.3896); expected
     improvement as in Ament et al. (arXiv 2310.20708). The combination and its constants were found by experiment.
@@ -68,8 +68,8 @@ class BayesianOptimizer(OwnModelOptimizer):
         self, search_space: SearchSpace | Mapping[str, Any] | None = None, *, n_initial: int | None = None
     ) -> None:
         super().__init__(search_space)
-        if n_initial is not None and n_initial < 1:
-            raise StrategyError(f"BayesianOptimizer(n_initial={n_initial}): expected a whole number >= 1, or None")
+        if n_initial is not None and (type(n_initial) is not int or n_initial < 1):
+            raise StrategyError(f"BayesianOptimizer(n_initial={n_initial!r}): expected a whole number >= 1, or None")
         self.n_initial = n_initial
 
     def _begin(self) -> None:

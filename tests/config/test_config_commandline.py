@@ -15,7 +15,7 @@ from hypothesis import strategies as st
 from sweep.config import parse_value, split_search
 from sweep.config.commandline import parse_arguments
 from sweep.errors import ConfigError, UnknownName
-from sweep.space import Choice, Integer, LogInteger, LogUniform, Normal, Ordinal, Uniform
+from sweep.space import Choice, Integer, LogInteger, LogitUniform, LogUniform, Normal, Ordinal, Uniform
 
 JSON = st.recursive(
     st.none() | st.booleans() | st.integers() | st.floats(allow_nan=False),
@@ -152,6 +152,7 @@ def test_search_ranges_become_the_engines_objects() -> None:
             "size=ordinal(1,2,4)",
             "which=choice(x,y)",
             "noise=normal(0,1)",
+            "momentum=logit(0.5,0.999)",
             "seed=1",
             "name=%a,b%",
             "text='a,b'",
@@ -171,6 +172,7 @@ def test_search_ranges_become_the_engines_objects() -> None:
         "size": Ordinal([1, 2, 4]),
         "which": Choice(["x", "y"]),
         "noise": Normal(0, 1),
+        "momentum": LogitUniform(0.5, 0.999),
     }
 
 

@@ -288,5 +288,6 @@ def test_more_trials_than_the_model_takes_in() -> None:
 def test_what_is_wrong_is_named() -> None:
     with pytest.raises(StrategyError, match="OptunaOptimizer"):
         BayesianOptimizer().setup(PLANE, [Objective("a"), Objective("b")], 0)
-    with pytest.raises(StrategyError, match="n_initial=0"):
-        BayesianOptimizer(n_initial=0)
+    for wrong in (0, 2.5, True):
+        with pytest.raises(StrategyError, match=f"n_initial={wrong}: expected a whole number >= 1"):
+            BayesianOptimizer(n_initial=wrong)
