@@ -289,5 +289,5 @@ def test_what_is_wrong_is_named() -> None:
     with pytest.raises(StrategyError, match="OptunaOptimizer"):
         BayesianOptimizer().setup(PLANE, [Objective("a"), Objective("b")], 0)
     for wrong in (0, 2.5, True):
-        with pytest.raises(StrategyError, match=f"n_initial={wrong}: expected a whole number >= 1"):
+        with pytest.raises(StrategyError, match=rf"n_initial={wrong}\): expected a whole number >= 1"):
             BayesianOptimizer(n_initial=wrong)
