@@ -19,6 +19,7 @@ from sweep.errors import ResumeRefused, RunLocked, StoreCorrupt, StoreError, Str
 from sweep.optimizers import RandomOptimizer
 from sweep.schedulers import ASHAScheduler
 from sweep.store.ddl import SCHEMA_VERSION, statements
+from sweep.store.runs import children, read_run, spent_below
 from sweep.store.writer import Store, open_store
 
 BUDGET = 6
@@ -102,6 +103,29 @@ def test_a_flipped_bit_is_noticed_or_harmless(
         else:
             assert outcome(found) == truth, f"byte {at} of {len(whole)}, bit changed unnoticed"
     assert noticed > 10
+
+
+def test_a_tree_that_goes_round_ends_nowhere_in_a_loop(cut: tuple[Path, Any]) -> None:
+    """A flipped bit in the index of places can make a run its own child; in a row, its own parent."""
+    path, _ = cut
+    whole = path.read_bytes()
+    with closing(sqlite3.connect(path)) as connection:
+        (last,) = connection.execute("SELECT max(id) FROM run").fetchone()
+        (page,) = connection.execute("SELECT rootpage FROM sqlite_master WHERE name='run_place'").fetchone()
+        size = connection.execute("PRAGMA page_size").fetchone()[0]
+    entry = b"\x01trial" + bytes((4, last))  # a row number of one byte; name, number of the trial, row
+    at = whole.index(entry, (page - 1) * size, page * size)
+    path.write_bytes(whole[:at] + b"\x09" + whole[at + 1 :])  # the row number 1, of no byte: the sweep is its own child
+    with pytest.raises(StoreCorrupt, match=r"sweep\.db"):
+        sweep(path).run(BUDGET)
+    with Store(path) as store:
+        assert spent_below(store, 1).trials == last - 2
+        with pytest.raises(StoreCorrupt, match="run 1: the row is damaged: its parent cannot be run 1"):
+            children(store, 1)
+    path.write_bytes(whole)
+    damaged(path, lambda connection: connection.execute("UPDATE run SET parent_id=id WHERE id=1"))
+    with Store(path) as store, pytest.raises(StoreCorrupt, match="run 1: the row is damaged: its parent cannot be run 1"):
+        read_run(store, 1)
 
 
 @pytest.mark.parametrize(

@@ -30,8 +30,8 @@ NO_LIMITS = Budget()
 _BUDGET = "!budget"
 _TICKS = """
 WITH RECURSIVE below(id, level) AS (
-  SELECT id, level FROM run WHERE parent_id=?1 AND (?2='' OR stage=?2 OR substr(stage, 1, length(?2)+1)=?2||'/')
-  UNION ALL SELECT run.id, run.level FROM run JOIN below ON run.parent_id=below.id WHERE below.level!='sweep')
+  SELECT id, level FROM run WHERE parent_id=?1 AND id>?1 AND (?2='' OR stage=?2 OR substr(stage, 1, length(?2)+1)=?2||'/')
+  UNION ALL SELECT run.id, run.level FROM run JOIN below ON run.parent_id=below.id AND run.id>below.id WHERE below.level!='sweep')
 SELECT COALESCE(SUM(json_extract(value, '$.seconds')), 0) FROM journal JOIN below ON below.id=journal.run_id
 WHERE below.level='sweep' AND kind='ticked'"""
 

@@ -102,6 +102,8 @@ def _row(store: Store, values: Sequence[Any]) -> RunRow:
         row.reason = None if row.reason is None else Reason(row.reason)
         if {type(row.id), type(row.parent_id), type(row.root_id), type(row.number), type(row.epoch)} != {int}:
             raise ValueError("an id or a number is missing")
+        if not 0 <= row.parent_id < row.id:  # so that nobody who follows parents or children goes round for ever
+            raise ValueError(f"its parent cannot be run {row.parent_id}")
     except ValueError as error:
         raise StoreCorrupt(f"{store.path}, run {row.id}: the row is damaged: {error}") from error
     return row
@@ -150,8 +152,8 @@ def latest_run(store: Store, parent_id: int, stage: str, name: str) -> RunRow | 
 
 _BELOW = """
 WITH RECURSIVE below(id) AS (
-  SELECT id FROM run WHERE parent_id=?1 AND (?2='' OR stage=?2 OR substr(stage, 1, length(?2)+1)=?2||'/')
-  UNION ALL SELECT run.id FROM run JOIN below ON run.parent_id=below.id)
+  SELECT id FROM run WHERE parent_id=?1 AND id>?1 AND (?2='' OR stage=?2 OR substr(stage, 1, length(?2)+1)=?2||'/')
+  UNION ALL SELECT run.id FROM run JOIN below ON run.parent_id=below.id AND run.id>below.id)
 SELECT run.id, parent_id, level, status, source, CAST(step AS INTEGER), CAST(cost AS REAL), CAST(COALESCE(
   CASE WHEN json_type(result)='object' THEN json_extract(result, '$.cost') END,
   (SELECT value FROM metric WHERE run_id=run.id AND name='cost' ORDER BY metric.id DESC LIMIT 1)) AS REAL)
@@ -180,7 +182,7 @@ def spent_below(store: Store, run_id: int, stage: str = "") -> Spent:
     rows = store.rows(_BELOW, (run_id, stage))  # children have higher ids than parents: from the leaves upwards
     inside = {run_id: False}
     for number, parent, level, *_ in reversed(rows):
-        inside[number] = level == TRIAL or inside[parent]
+        inside[number] = level == TRIAL or inside.get(parent, False)
     cost: defaultdict[int, float] = defaultdict(float)
     counts: Counter[str] = Counter()
     trials = resource = 0
